@@ -1,4 +1,4 @@
-//! The `agent` command line: what it refuses, and how it says so.
+//! The `agent` command line: the inputs that it refuses, and its messages.
 
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
@@ -70,8 +70,8 @@ fn jobs_as_root_have_to_be_allowed() {
     assert!(said.contains("allow_root_jobs = true"), "{said}");
 }
 
-/// Somebody has made the runtime directory before, and listens where the keeper would: neither is
-/// used.
+/// Another account has made the runtime directory before, and listens at the keeper's address:
+/// neither is used.
 #[test]
 fn a_runtime_directory_of_somebody_elses_is_refused_by_name() {
     use std::os::unix::fs::{PermissionsExt, chown};
@@ -104,7 +104,7 @@ fn a_runtime_directory_of_somebody_elses_is_refused_by_name() {
         runtime.display()
     );
     std::fs::write(&config, text).expect("written");
-    // Where its account may execute it.
+    // In a place where the test's account may execute it.
     let program = dir.path().join("agent");
     std::fs::copy(env!("CARGO_BIN_EXE_agent"), &program).expect("copied");
     let mut command = Command::new(program);

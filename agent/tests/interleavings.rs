@@ -1,4 +1,4 @@
-//! After a cancel is acknowledged nothing of it starts or lives: the supervisor and two engines
+//! After a cancel is acknowledged, no process of it starts or lives: the supervisor and two engines
 //! under every order in which messages, spawns and ends of processes can meet, with lost
 //! connections and restarted agents between them.
 
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 const ENGINES: usize = 2;
 
-/// An engine with its links and the process that it has.
+/// An engine with its links and its process.
 struct Slot {
     engine: Engine,
     to: VecDeque<ToEngine>,
@@ -38,11 +38,11 @@ struct World {
     to_coordinator: VecDeque<ToCoordinator>,
     slots: Vec<Slot>,
     placed: u32,
-    /// Placed in earlier sessions.
+    /// Number of attempts placed in earlier sessions.
     earlier: u32,
     told: bool,
     cancelled: BTreeSet<AttemptId>,
-    /// What the coordinator knows to be over.
+    /// Attempts that the coordinator knows to have ended.
     over: BTreeSet<AttemptId>,
 }
 
@@ -93,7 +93,7 @@ impl World {
         }
     }
 
-    /// A new session: what was on its way is lost.
+    /// A new session: messages in transit are lost.
     fn connect(&mut self) {
         self.to_agent.clear();
         self.to_coordinator.clear();
@@ -195,7 +195,7 @@ impl World {
                     .chain(running)
                     .chain(unacknowledged)
                     .collect();
-                // The coordinator asks again for what it has not been answered.
+                // The coordinator repeats the requests that were not answered.
                 let open: Vec<AttemptId> = self
                     .cancelled
                     .iter()
@@ -208,7 +208,8 @@ impl World {
                         stop: Stop::NOW,
                     });
                 }
-                // What an earlier session placed and this one does not list is not on this host.
+                // An attempt that an earlier session placed and this one does not list is not on
+                // this host.
                 (1..=self.earlier)
                     .map(attempt)
                     .filter(|a| !here.contains(a))
@@ -227,7 +228,7 @@ impl World {
         }
     }
 
-    /// Does one thing; false if that thing cannot happen now.
+    /// Does one step; false if that step is not possible now.
     fn step(&mut self, choice: u8, arg: u8) -> bool {
         let i = usize::from(arg) % ENGINES;
         match choice {

@@ -1,8 +1,8 @@
-//! What makes certificates: a root, and an issuer below it.
+//! The makers of certificates: a root, and an issuer below it.
 //!
 //! Every certificate gets an explicit validity, a random serial and exactly one role, because
-//! rcgen's defaults (1975 to 4096, a serial derived from the key, no usage) would quietly allow
-//! what they should not.
+//! rcgen's defaults (1975 to 4096, a serial derived from the key, no usage) would quietly allow too
+//! much.
 
 use crate::replace::Issued;
 use crate::{days, der_of};
@@ -32,20 +32,20 @@ pub enum CertsError {
     /// A file cannot be read or written.
     #[error("cannot {verb} {}", path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A place where others have made something, or might.
+    /// A place that others have changed, or could change.
     #[error(transparent)]
     Place(#[from] PlaceError),
-    /// A cluster is there already.
+    /// The directory holds a cluster already.
     #[error("{} exists: this directory holds a cluster already; choose another one", .0.display())]
     Exists(PathBuf),
-    /// No cluster is there.
+    /// The directory holds no cluster.
     #[error("{} holds no cluster: make one with `mezcal certs init {} --cluster NAME`", .0.display(), .0.display())]
     NoCluster(PathBuf),
     /// A name that no certificate may carry.
@@ -53,43 +53,43 @@ pub enum CertsError {
         "{0:?} cannot be a name in a certificate: lower-case letters, digits, '-', '_' and '.' may"
     )]
     Name(String, #[source] IdentityError),
-    /// rcgen's.
+    /// An error of rcgen.
     #[error("cannot make a certificate")]
     Make(#[from] rcgen::Error),
-    /// The issuer's own files.
+    /// The issuer's own files do not exist.
     #[error("{} holds no issuer; `mezcal certs issue issuer` makes cert.pem, key.pem and ca.pem", .0.display())]
     NoIssuer(PathBuf),
-    /// What it signed nobody would accept.
+    /// No peer would accept certificates that it signs.
     #[error(
         "the certificate that should sign others is not that of the key beside it: put both back from where they came, or make new ones"
     )]
     Pair,
-    /// An issuer that is over cannot make anything that lasts.
+    /// An expired issuer cannot make valid certificates.
     #[error(
         "the issuer's own certificate has expired: make a new one with `mezcal certs issue issuer`"
     )]
     Expired,
-    /// What should be signed is no request, or not signed with its own key.
+    /// The bytes to sign are not a request, or not signed with its own key.
     #[error("not a certificate signing request that its own key has signed")]
     Request(#[source] rcgen::Error),
     /// A certificate that cannot be used.
     #[error("the new certificate is of no use")]
     Useless(#[from] CredentialsError),
-    /// No randomness.
+    /// The system gives no randomness.
     #[error("the system's random generator failed")]
     Random,
 }
 
-/// A certificate for a key that somebody else holds.
+/// A certificate for a key that another process holds.
 pub struct Signed {
-    /// The leaf and what is between it and the root, in PEM form.
+    /// The leaf and the certificates between it and the root, in PEM form.
     pub cert: String,
-    /// The root.
+    /// The root, in PEM form.
     pub ca: String,
 }
 
 /// A new key, and the request to certify it: `(key, request)`, in PEM form and as DER. The request
-/// asks for no name: whoever signs it decides who its holder is.
+/// asks for no name: the authority that signs it decides who its holder is.
 ///
 /// # Errors
 /// [`CertsError::Make`].
@@ -102,7 +102,7 @@ pub fn request() -> Result<(String, Vec<u8>), CertsError> {
 /// Signs with a key (PEM).
 ///
 /// # Errors
-/// [`CertsError::Make`]: it is no key.
+/// [`CertsError::Make`]: the text is not a key.
 pub fn sign(key: &str, message: &[u8]) -> Result<Vec<u8>, CertsError> {
     Ok(SigningKey::sign(&KeyPair::from_pem(key)?, message)?)
 }
@@ -111,17 +111,17 @@ pub fn sign(key: &str, message: &[u8]) -> Result<Vec<u8>, CertsError> {
 pub struct Authority {
     cluster: String,
     ca: String,
-    /// What stands between the leaves and the root, in PEM form: the issuer's certificate, or
-    /// nothing.
+    /// The certificate between the leaves and the root, in PEM form: the issuer's, or empty for a
+    /// root.
     between: String,
-    /// Nothing that it makes lives longer. Seconds since the Unix epoch.
+    /// Latest end of its certificates. Seconds since the Unix epoch.
     until: i64,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
     /// A new root for a new cluster. The cluster's id is `name` and random letters, so that two
-    /// clusters of one name never mix.
+    /// clusters of the same name never mix.
     ///
     /// Returns the authority and the root's private key in PEM form.
     ///
@@ -178,7 +178,7 @@ impl Authority {
     /// The issuer in `dir`, as [`crate::ClusterDir::issue_issuer`] made it.
     ///
     /// # Errors
-    /// [`CertsError::NoIssuer`], or what is wrong with its files.
+    /// [`CertsError::NoIssuer`], or the error of its files.
     pub fn load(dir: &Path) -> Result<Self, CertsError> {
         let read = |name: &str| {
             let path = dir.join(name);
@@ -194,7 +194,7 @@ impl Authority {
         Self::new(&read("ca.pem")?, &read("cert.pem")?, &read("key.pem")?)
     }
 
-    /// An issuer below this root, which can make leaves of this cluster and nothing else.
+    /// An issuer below this root, which can make only leaves of this cluster.
     ///
     /// # Errors
     /// [`CertsError::Make`], [`CertsError::Random`].
@@ -203,7 +203,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.use_authority_key_identifier_extension = true;
-        // Of other names none can be constrained: webpki knows no constraints of URIs.
+        // Only DNS names can be constrained: webpki knows no constraints of URIs.
         params.name_constraints = Some(NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName(format!("{}.mezcal", self.cluster))],
             excluded_subtrees: vec![],
@@ -227,8 +227,8 @@ impl Authority {
         &self.cluster
     }
 
-    /// When its own certificate ends, and with it whatever it makes; in seconds since the Unix
-    /// epoch.
+    /// When its own certificate expires, and with it all certificates that it makes; in seconds
+    /// since the Unix epoch.
     pub fn until(&self) -> i64 {
         self.until
     }
@@ -256,7 +256,7 @@ impl Authority {
         })
     }
 
-    /// Certifies the key of a request (DER). Whatever else the request asks for is ignored.
+    /// Certifies the key of a request (DER). All other fields of the request are ignored.
     ///
     /// # Errors
     /// [`CertsError::Request`], and those of [`Authority::issue`].

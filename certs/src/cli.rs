@@ -1,5 +1,5 @@
 //! The `certs` command: makes and shows the certificates of a cluster. Its program is `main.rs`;
-//! the program for everything has it, too.
+//! the program for everything contains it, too.
 
 use crate::{COORDINATOR_DAYS, ClusterDir, ISSUER_DAYS, LEAF_DAYS};
 use anyhow::{Context, bail};
@@ -92,7 +92,7 @@ enum Issue {
     },
 }
 
-/// The command, called `name`, with the arguments after it.
+/// The command, under the name `name`, with the arguments after it.
 pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCode {
     let matches = Cli::command()
         .name(name)
@@ -149,7 +149,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             }
         },
         Verb::Show { file, json } => show(&file, json),
-        // As it is called where it is installed.
+        // The command's name where it is installed.
         Verb::Manual { dir } => Ok(clap_mangen::generate_to(
             Cli::command().name("mezcal-certs").bin_name("mezcal-certs"),
             dir,

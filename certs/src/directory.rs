@@ -21,7 +21,7 @@ impl ClusterDir {
     /// Makes a new cluster in `dir`.
     ///
     /// # Errors
-    /// [`CertsError::Exists`] if there is one, and whatever stands in the way of writing.
+    /// [`CertsError::Exists`] if there is one, and errors of writing.
     pub fn init(dir: &Path, name: &str) -> Result<(Self, Authority), CertsError> {
         if dir.join("ca-key.pem").exists() || dir.join("ca.pem").exists() {
             return Err(CertsError::Exists(dir.join("ca.pem")));
@@ -36,7 +36,7 @@ impl ClusterDir {
     /// Opens the cluster in `dir`.
     ///
     /// # Errors
-    /// [`CertsError::NoCluster`], or what is wrong with its files.
+    /// [`CertsError::NoCluster`], or the error of its files.
     pub fn open(dir: &Path) -> Result<(Self, Authority), CertsError> {
         let read = |name: &str| {
             let path = dir.join(name);
@@ -53,8 +53,7 @@ impl ClusterDir {
         Ok((Self(dir.into()), authority))
     }
 
-    /// Where the files of a certificate go unless told otherwise: `agents/HOST`, `users/NAME`,
-    /// `coordinator`.
+    /// The default directory of a certificate: `agents/HOST`, `users/NAME`, `coordinator`.
     pub fn place(&self, role: Role, name: &str) -> PathBuf {
         match role {
             Role::Agent => self.0.join("agents").join(name),

@@ -1,4 +1,4 @@
-//! Joining a cluster: a key made here, a token shown to the right coordinator, and a certificate
+//! Joining a cluster: a key made here, a token sent to the right coordinator, and a certificate
 //! that is checked before it is used.
 
 use crate::{CertsError, Issued, can_replace, replace, request, sign};
@@ -9,41 +9,41 @@ use mezcal_common::wire::enrol::{self, FromEnroller};
 use mezcal_common::wire::tls::{Credentials, CredentialsError, IdentityFiles, first_certificate};
 use std::path::Path;
 
-/// Why somebody has not joined.
+/// Why a host or user has not joined.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// No coordinator, or the wrong one.
+    /// There is no coordinator, or it is the wrong one.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// It does not want us.
+    /// The coordinator refuses us.
     #[error("the coordinator at {address} says no: {reason}")]
     Refused {
-        /// Where.
+        /// The coordinator's address.
         address: String,
-        /// What it said.
+        /// The coordinator's message.
         reason: String,
     },
-    /// What it gave us is not what we asked for.
+    /// The certificate that it gave us cannot be used.
     #[error("the certificate from {address} is of no use")]
     Useless {
-        /// Where.
+        /// The coordinator's address.
         address: String,
-        /// Why.
+        /// The reason.
         source: CredentialsError,
     },
     /// The root that it gave us is not the one of the token.
     #[error("the root from {0} is not the one that the token is for")]
     OtherRoot(String),
-    /// What is here cannot be read.
+    /// The expired credentials of this host cannot be read.
     #[error(transparent)]
     Here(#[from] CredentialsError),
-    /// No key.
+    /// No key could be made, or no file written.
     #[error(transparent)]
     Certs(#[from] CertsError),
 }
 
 impl JoinError {
-    /// True if waiting will not help: a person has to change something first.
+    /// Whether waiting does not help, because a person has to change something first.
     pub fn needs_a_person(&self) -> bool {
         match self {
             JoinError::Connect(e) => e.needs_a_person(),
@@ -56,7 +56,7 @@ impl JoinError {
     }
 }
 
-/// What a coordinator has given us.
+/// The credentials and addresses that a coordinator has given us.
 pub struct Joined {
     /// Certificate, key and root.
     pub issued: Issued,
@@ -64,13 +64,13 @@ pub struct Joined {
     pub name: String,
     /// HOST:PORT for agents and clients.
     pub coordinator: String,
-    /// Why it cannot be used yet, if it cannot: this host's clock disagrees with the coordinator's.
-    /// It is good all the same.
+    /// Why it cannot be used yet, if so: this host's clock disagrees with the coordinator's. The
+    /// certificate is valid all the same.
     pub clock: Option<String>,
 }
 
-/// Asks the coordinator at `HOST` or `HOST:PORT` for a certificate of this role. The key never
-/// leaves this process but into the files that [`Issued::write`] makes.
+/// Requests a certificate of this role from the coordinator at `HOST` or `HOST:PORT`. The key
+/// leaves this process only into the files that [`Issued::write`] makes.
 ///
 /// # Errors
 /// [`JoinError`]. Nothing is sent to a coordinator of another cluster.
@@ -111,7 +111,7 @@ pub async fn join(
     );
     let (name, clock) = match checked {
         Ok(checked) => (checked.identity().name.clone(), None),
-        // It has just been made. To throw it away would be to spend the token for nothing.
+        // It has just been made. Rejecting it would waste the token.
         Err(CredentialsError::Validity { when, now, .. }) => {
             let holder =
                 first_certificate(cert.as_bytes()).and_then(|der| Identity::from_der(&der).ok());
@@ -133,8 +133,8 @@ pub async fn join(
     })
 }
 
-/// Asks the coordinator at HOST:PORT for another certificate in the place of the expired one in
-/// `dir`, whose key is there, and puts it there.
+/// Requests another certificate in the place of the expired one in `dir`, whose key is there, from
+/// the coordinator at HOST:PORT, and puts it there.
 ///
 /// # Errors
 /// [`JoinError`]; the old files stay.
@@ -159,11 +159,11 @@ pub async fn renew_expired(address: &str, dir: &Path, role: Role) -> Result<(), 
     }
 }
 
-/// Reads a token from a file, or from standard input for `-`: never from an argument, which
-/// everybody on the host can see.
+/// Reads a token from a file, or from standard input for `-`: never from an argument, which all
+/// users of the host can see.
 ///
 /// # Errors
-/// In words.
+/// The reason, in words.
 pub fn read_token(file: &Path) -> Result<Token, String> {
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin().lock())

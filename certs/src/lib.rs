@@ -1,7 +1,7 @@
 //! The cluster's public-key infrastructure: one root, an issuer below it, and leaves for
 //! coordinator, agents and users.
 //!
-//! The root's key stays offline. Coordinators that let hosts and users join have an issuer's.
+//! The root's key stays offline. Coordinators that let hosts and users join have an issuer's key.
 
 mod authority;
 pub mod cli;
@@ -31,7 +31,7 @@ pub fn der_of(pem: &str) -> Option<Vec<u8>> {
     mezcal_common::wire::tls::first_certificate(pem.as_bytes())
 }
 
-/// So many of them.
+/// A length of this many days.
 pub fn days(number: u32) -> Duration {
     Duration::from_secs(u64::from(number) * DAY)
 }

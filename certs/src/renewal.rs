@@ -1,5 +1,4 @@
-//! The life of a certificate: when another one is asked for, and what becomes of it when there is
-//! none.
+//! The life of a certificate: when another one is requested, and the consequences if there is none.
 //!
 //! ```text
 //!           half of its life is over              granted
@@ -10,99 +9,100 @@
 //! ```
 //!
 //! No clock, no I/O: events in, effects out. Agents and clients drive it, each with its own way to
-//! ask: over the connection that the certificate has opened or, when it has expired, at the port
-//! for joining.
+//! request: over the connection that the certificate has opened or, when it has expired, at the
+//! port for joining.
 
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// From then on another one is asked for, as a share of its life.
+/// The share of its life after which another one is requested.
 const HALF: f64 = 0.5;
-/// Give or take this: hosts that joined together do not come together.
+/// Random deviation from that share: hosts that joined together do not come together.
 const SPREAD: f64 = 0.1;
 /// Pause between two tries, as a share of its life.
 const PAUSE: f64 = 0.01;
 /// The shortest pause.
 const SHORTEST: Duration = Duration::from_secs(2);
-/// Pause between two tries when it has expired and nobody answers.
+/// Pause between two tries when it has expired and no coordinator answers.
 const UNANSWERED: Duration = Duration::from_secs(5);
-/// The longest pause when it has expired and only a person can mend that; it begins with
+/// The longest pause when it has expired and only a person can change that; it begins with
 /// [`UNANSWERED`] and doubles.
 const LONGEST: Duration = Duration::from_secs(300);
-/// In the middle of what the spread allows: for holders that come alone.
+/// The middle of the spread: for holders that come alone.
 pub const ALONE: f64 = 0.5;
 
-/// A time by both clocks: certificates know only that of the wall, and pauses only that of the
-/// host.
+/// A time by both clocks: certificates are valid by the wall clock, and pauses are measured by the
+/// boot clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// By which certificates expire.
+    /// Wall clock, for the ends of certificates.
     pub wall: WallTime,
-    /// By which pauses are measured.
+    /// Boot clock, for pauses.
     pub boot: BootInstant,
 }
 
-/// What happens to a certificate.
+/// An event in the life of a certificate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// It is in use from now on: the first, or one that was installed.
+    /// It is in use from now on: the first one, or one that was installed.
     Loaded {
-        /// From when until when it is valid, in seconds since the Unix epoch, if that is known.
+        /// Begin and end of its validity, in seconds since the Unix epoch, if known.
         validity: Option<(i64, i64)>,
-        /// Between 0 and 1: which part of the spread is its own.
+        /// Its random place in the spread, between 0 and 1.
         drawn: f64,
     },
-    /// It may be time for something.
+    /// A regular look: it may be time to act.
     Looked {
-        /// There is somebody to ask.
+        /// Whether a coordinator can be asked.
         reachable: bool,
     },
-    /// There is another one.
+    /// Another one was granted.
     Granted {
-        /// It and what stands between it and the root, in PEM form.
+        /// Its text and the certificates between it and the root, in PEM form.
         cert: String,
     },
-    /// There is none, and why.
+    /// A request was refused, with the reason.
     Refused(String),
-    /// What was granted cannot be put in place.
+    /// The granted certificate cannot be installed.
     Useless,
-    /// It cannot be used any more. Also: what somebody has put in its place cannot be used.
+    /// It cannot be used any more; also: a certificate that a person has put in its place cannot be
+    /// used.
     Expired,
-    /// What was asked for with its key has not come.
+    /// A request with its key has failed.
     Failed {
-        /// Why.
+        /// The reason.
         why: String,
-        /// Waiting alone will not help.
+        /// Waiting alone does not help.
         needs_a_person: bool,
     },
 }
 
-/// What the driver has to do.
+/// An action for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Ask for another one, over the connection.
+    /// Request another one, over the connection.
     Ask,
-    /// Ask for another one where hosts and users join, with the key of the expired one.
+    /// Request another one at the port for joining, with the key of the expired one.
     AskByKey,
-    /// Put this one in place.
+    /// Install this one.
     Install {
-        /// It and what stands between it and the root, in PEM form.
+        /// Its text and the certificates between it and the root, in PEM form.
         cert: String,
     },
-    /// Tell people.
+    /// Show people a message.
     Say {
-        /// Nothing works until it is mended.
+        /// Nothing works until the cause is removed.
         urgent: bool,
-        /// What, and why.
+        /// The event and its reason.
         text: String,
     },
 }
 
-/// How long a certificate lives, and what follows from that.
+/// The life of a certificate, and times derived from it.
 #[derive(Clone, Copy, Debug)]
 struct Life {
-    /// From then on another one is asked for.
+    /// The time from which another one is requested.
     at: WallTime,
     end: WallTime,
     pause: Duration,
@@ -126,27 +126,27 @@ impl Life {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Good,
-    /// Asked for, and not granted yet.
+    /// Requested, and not granted yet.
     Asked {
-        /// When to ask again.
+        /// When to request again.
         again: BootInstant,
     },
     /// It cannot be used.
     Expired {
-        /// When to ask again; none: an answer is awaited.
+        /// When to request again; `None`: an answer is awaited.
         again: Option<BootInstant>,
-        /// How often only a person could have mended what was wrong.
+        /// Number of failures so far that only a person can end.
         refusals: u32,
     },
 }
 
-/// One holder's decisions.
+/// The renewal of one holder's certificate.
 #[derive(Clone, Debug)]
 pub struct Renewal {
-    /// None: nothing is known of it.
+    /// `None`: nothing is known of it.
     life: Option<Life>,
     state: State,
-    /// What people were told last of an expired one.
+    /// The last message to people about an expired one.
     said: String,
     effects: VecDeque<Effect>,
 }
@@ -158,7 +158,7 @@ impl Default for Renewal {
 }
 
 impl Renewal {
-    /// No certificate is known yet.
+    /// A renewal without a known certificate.
     pub fn new() -> Self {
         Self {
             life: None,
@@ -168,7 +168,7 @@ impl Renewal {
         }
     }
 
-    /// That of a certificate (DER) that is in use.
+    /// A renewal of a certificate (DER) that is in use.
     pub fn of(certificate: &[u8], drawn: f64) -> Self {
         let mut renewal = Self::new();
         renewal.loaded(
@@ -178,13 +178,13 @@ impl Renewal {
         renewal
     }
 
-    /// Takes what happened at `now`.
+    /// Handles an event at `now`.
     pub fn handle(&mut self, event: Event, now: Now) {
         match event {
             Event::Loaded { validity, drawn } => self.loaded(validity, drawn),
             Event::Looked { reachable } => self.looked(reachable, now),
             Event::Granted { cert } => {
-                // An answer that comes once more is to a question that has been answered.
+                // A repeated answer is to a request that has been answered.
                 if let State::Asked { .. } = self.state {
                     self.state = State::Good;
                     self.effects.push_back(Effect::Install { cert });
@@ -261,7 +261,7 @@ impl Renewal {
         };
         let again = Some(now.boot + pause);
         self.state = State::Expired { again, refusals };
-        // The same complaint once: a host may wait for its coordinator for weeks.
+        // Each complaint only once: a host may wait for its coordinator for weeks.
         if why != self.said {
             let text =
                 format!("the certificate has expired and is not renewed: {why}; trying again");
@@ -270,12 +270,12 @@ impl Renewal {
         }
     }
 
-    /// The next thing to do.
+    /// The next action.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    /// Of one that has expired: when to look again.
+    /// When to look again, if it has expired.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         match self.state {
             State::Expired { again, .. } => again,
@@ -283,7 +283,7 @@ impl Renewal {
         }
     }
 
-    /// Why one that has expired has not been renewed.
+    /// Why an expired one has not been renewed.
     pub fn complaint(&self) -> &str {
         &self.said
     }
@@ -293,8 +293,8 @@ impl Renewal {
         self.life.is_some_and(|life| wall > life.end)
     }
 
-    /// How long it is until another one should be asked for; when it is time already, how long
-    /// whoever has just asked waits: seldom, but often enough before the end.
+    /// Time until another one should be requested; when that is over, the pause after a request:
+    /// long, but short enough for several requests before the end.
     pub fn due_in(&self, wall: WallTime) -> Duration {
         let Some(life) = self.life else {
             return Duration::ZERO;
@@ -308,7 +308,7 @@ impl Renewal {
 mod tests {
     use super::*;
 
-    /// Seconds by both clocks.
+    /// This many seconds, by both clocks.
     fn at(seconds: i64) -> Now {
         Now {
             wall: WallTime(seconds * 1_000_000),
@@ -425,7 +425,7 @@ mod tests {
         renewal.handle(failed("no answer", false), at(1005));
         assert_eq!(all(&mut renewal), [], "that has been said");
         assert_eq!(renewal.complaint(), "no answer");
-        // Whoever looks at the files starts over at once.
+        // A program that looks at the files starts over at once.
         renewal.handle(Event::Expired, at(1006));
         assert_eq!(all(&mut renewal), [Effect::AskByKey]);
     }

@@ -1,5 +1,5 @@
-//! The files of a certificate: written, and put in the place of others, both at once, whatever
-//! happens.
+//! The files of a certificate: written, or put in the place of others, both at once, even if the
+//! process is killed.
 
 use crate::CertsError;
 use mezcal_common::model::identity::Role;
@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Nobody takes this long to put a certificate into the place of another.
+/// Longer than any process takes to replace a certificate.
 const TAKES_LESS: Duration = Duration::from_secs(3600);
 
 /// A certificate with its key and root, as the three files `cert.pem`, `key.pem` and `ca.pem` hold
@@ -26,7 +26,7 @@ pub struct Issued {
 
 impl Issued {
     /// Writes the three files into `dir`, which is made with mode 0700; the key has 0600 from its
-    /// first byte. Files that are there are replaced, each by a rename.
+    /// first byte. Existing files are replaced, each by a rename.
     ///
     /// # Errors
     /// [`CertsError::Place`].
@@ -34,7 +34,7 @@ impl Issued {
         self.write_into(&Directory::make(dir, PRIVATE)?, None)
     }
 
-    /// The same in a directory that is open, for the account whose they should be.
+    /// The same in an open directory, for the account that should own the files.
     ///
     /// # Errors
     /// [`CertsError::Place`].
@@ -50,8 +50,8 @@ impl Issued {
     }
 }
 
-/// Puts a new certificate and its key in the place of those in `dir`, after a look at whether they
-/// are of use: both at once, whatever happens.
+/// Puts a new certificate and its key in the place of those in `dir`, after checking that they can
+/// be used: both at once, even if the process is killed.
 ///
 /// # Errors
 /// [`CertsError`]; the old ones stay.
@@ -64,7 +64,7 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
     })?;
     Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, dir)?;
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    // Several of a user's commands may do this at once.
+    // Several commands of a user may do this at once.
     let new = format!(".{name}.{}.new", std::process::id());
     let beside = dir.with_file_name(&new);
     let failed = |source: std::io::Error| CertsError::File {
@@ -72,7 +72,7 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
         path: dir.into(),
         source,
     };
-    // Of a try that was interrupted; whatever somebody else has put there is not looked into.
+    // Directories of interrupted tries; their content, which may come from others, is not read.
     for left in left_beside(dir, &name, TAKES_LESS) {
         if files::is_our_directory(&left)? {
             keep_others(&left, dir)
@@ -81,7 +81,7 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
         }
     }
     let parent = Directory::existing(files::parent(dir))?;
-    // Root may do this for the account whose they are.
+    // Root may do this for the account that owns the files.
     let owner = if rustix::process::geteuid().is_root() {
         Some(Directory::existing(dir)?.owner())
     } else {
@@ -109,18 +109,18 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
         let _ = std::fs::remove_dir_all(&beside);
         return Err(failed(e));
     }
-    // The new one is there, whatever becomes of the old one's directory: the next renewal looks
-    // after it again.
+    // The new one is in place, even if the old one's directory cannot be removed: the next renewal
+    // removes it.
     if keep_others(&beside, dir).is_ok() {
         let _ = std::fs::remove_dir_all(&beside);
     }
-    // Whoever revokes the old one when the new one is seen must not find the old one here after a
-    // power failure.
+    // A coordinator that revokes the old one when it sees the new one must not find the old one
+    // here after a power failure.
     parent.sync();
     Ok(())
 }
 
-/// Whether [`replace`] could put something there: tried before anybody is asked for it.
+/// Checks that [`replace`] could write there, before a certificate is requested.
 ///
 /// # Errors
 /// [`CertsError::Place`].
@@ -128,7 +128,7 @@ pub fn can_replace(dir: &Path) -> Result<(), CertsError> {
     Ok(Directory::existing(files::parent(dir))?.try_writing()?)
 }
 
-/// Whatever else was kept beside a certificate stays beside it.
+/// Other files that were kept beside a certificate stay beside the new one.
 fn keep_others(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -142,12 +142,12 @@ fn keep_others(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Directories of this account's that were left by whoever was killed while they put a certificate
-/// into the place of that in `dir`: those of this process's number, and those that have been there
-/// for as long as `rest`.
+/// Directories of this account that remain from processes that were killed while they replaced the
+/// certificate in `dir`: those of this process's number, and those that are at least as old as
+/// `rest`.
 fn left_beside(dir: &Path, name: &str, rest: Duration) -> Vec<PathBuf> {
     let is_left = |path: &Path| {
-        // A rename counts, and what is in the directory does not.
+        // A rename counts; changes inside the directory do not.
         let since = std::fs::symlink_metadata(path)
             .map(|meta| UNIX_EPOCH + Duration::new(meta.ctime() as u64, meta.ctime_nsec() as u32));
         since.is_ok_and(|since| since.elapsed().is_ok_and(|ago| ago >= rest))
@@ -179,7 +179,7 @@ fn third(beside: &Path) -> PathBuf {
     beside.with_extension(SET_ASIDE)
 }
 
-/// Has two directories change places, where the file system cannot do that at once.
+/// Exchanges two directories in steps, where the file system cannot do it at once.
 fn exchange(beside: &Path, dir: &Path) -> std::io::Result<()> {
     let third = third(beside);
     std::fs::rename(dir, &third)?;
@@ -210,7 +210,7 @@ mod tests {
         std::fs::create_dir(identity.join("profiles")).expect("made");
         std::fs::write(identity.join("profiles/mezcal.toml"), "kept").expect("written");
         let new = authority.issue(Role::User, "okazaki", 1).expect("issued");
-        // Of another key it does not.
+        // A certificate of another key does not.
         let (old, (other, _)) = (
             std::fs::read_to_string(identity.join("key.pem")).expect("there"),
             request().expect("a key"),
@@ -224,7 +224,7 @@ mod tests {
             std::fs::read_to_string(identity.join("key.pem")).expect("there"),
             old
         );
-        // Some were interrupted; of others nobody knows yet.
+        // Some tries were interrupted; other directories are too new to tell.
         let interrupted = |number: u32| dir.path().join(format!(".mezcal.{number}.new"));
         for (number, file) in [(std::process::id(), "more"), (0, "theirs")] {
             std::fs::create_dir(interrupted(number)).expect("made");

@@ -1,4 +1,4 @@
-//! What released versions have said on the wire is understood today, and means what it meant.
+//! Messages of released versions are still understood, with the same meaning.
 
 use mezcal_common::message::agent::{LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::message::client::{BatchTerms, Submission, ToClient, ToService};
@@ -9,7 +9,7 @@ use mezcal_common::wire::codec;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 
-/// What peers say, and what a store keeps in the same form.
+/// Messages of peers, and records that a store keeps in the same form.
 const SPOKEN: [(&str, Understand); 13] = [
     ("agent::ToCoordinator", understand::<ToCoordinator>),
     ("agent::ToAgent", understand::<ToAgent>),
@@ -26,7 +26,7 @@ const SPOKEN: [(&str, Understand); 13] = [
     ("engine::EngineToKeeper", understand::<EngineToKeeper>),
 ];
 
-/// Reads a message; gives back what it would be if we said it.
+/// Decodes a message; returns its bytes as this build encodes it.
 type Understand = fn(&[u8]) -> Result<Vec<u8>, codec::CodecError>;
 
 fn understand<T: Serialize + DeserializeOwned>(body: &[u8]) -> Result<Vec<u8>, codec::CodecError> {

@@ -1,4 +1,4 @@
-//! What one user can have a coordinator keep: answers, batches, host sets, jobs in memory.
+//! Limits on the data that one user can make a coordinator keep: answers, batches, host sets, jobs.
 
 use mezcal_common::message::client::{BatchTerms, Selector, Submission, ToClient, ToService};
 use mezcal_common::model::ids::{BatchId, JobNumber};
@@ -36,7 +36,7 @@ async fn a_client_that_does_not_read_is_not_read_and_goes_on_when_it_does() {
         );
     }
     assert!(sent > 1000, "{sent}");
-    // Somebody else is served meanwhile.
+    // Another user is served meanwhile.
     let mut other = service.attach("other").await;
     other
         .requests
@@ -61,7 +61,7 @@ async fn a_client_that_does_not_read_is_not_read_and_goes_on_when_it_does() {
     ) {}
 }
 
-/// Opens a batch, and gives back what the first answer about it is.
+/// Opens a batch, and returns the first answer about it.
 async fn open(port: &mut ClientPort, terms: BatchTerms) -> ToClient {
     port.requests
         .send(ToService::Open { terms, have: 0 })
@@ -246,7 +246,7 @@ async fn a_batch_that_is_not_stored_is_not_opened_a_second_time() {
         answer(&mut port).await,
         ToClient::Results { .. } | ToClient::CountedResults { .. }
     ) {}
-    // Its result has gone to the first one, and would be looked for without end.
+    // Its result has gone to the first client, and a search for it would never end.
     let ToClient::Refused { reason } = open(&mut other, terms).await else {
         panic!("another answer")
     };
@@ -288,7 +288,7 @@ async fn ten_thousand_hosts_come_in_messages_that_fit() {
     }
     assert_eq!(names.len(), HOSTS as usize);
     assert!(messages > 1);
-    // A refusal that names all of what was asked for fits, too.
+    // A refusal that lists all requested names fits, too.
     let unknown: Vec<String> = (0..10_000)
         .map(|n| format!("no-such-host-{n}.with.a.name.that.is.quite.long.example.org"))
         .collect();

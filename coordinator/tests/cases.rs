@@ -1,5 +1,5 @@
-//! Inputs that users of this and other tools have met, each of which once went wrong: what a person
-//! types, and what has to come of it.
+//! Inputs that users of this and other tools have met, each of which once went wrong, with the
+//! right result.
 
 use serde_json::Value;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 fn coordinator(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    // No profile of the person who runs the tests may get in.
+    // Keeps profiles of the person who runs the tests out.
     command
         .current_dir(dir)
         .env("XDG_CONFIG_HOME", dir.join("no-config"))
@@ -66,7 +66,7 @@ fn no_output_file_is_opened_before_the_job_list_is_accepted() {
         !dir.path().join("new.json").exists(),
         "what was refused has made nothing"
     );
-    // A job list with a mistake leaves everything as it is.
+    // A job list with a mistake changes nothing.
     std::fs::write(dir.path().join("bad.json"), "{\"cmd\":1}\n").expect("written");
     std::fs::write(dir.path().join("old"), "old\n").expect("written");
     for line in [

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 fn coordinator(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    // No profile of the person who runs the tests may get in.
+    // Keeps profiles of the person who runs the tests out.
     command
         .current_dir(dir)
         .env("XDG_CONFIG_HOME", dir.join("no-config"))
@@ -76,7 +76,7 @@ fn whoever_may_not_read_the_jobs_may_not_read_their_results() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = |name: &str| dir.path().join(name);
     let mode = |name: &str| std::fs::metadata(path(name)).expect("there").mode() & 0o777;
-    // As the umask has it, and no file is made with more than that.
+    // Modes follow the umask, and no file is made with a wider one.
     std::fs::write(path("any"), "").expect("written");
     for (jobs, secret) in [("jobs.json", false), ("secret.json", true)] {
         std::fs::write(
@@ -178,7 +178,7 @@ fn a_compat_line_is_bakaparas_to_the_byte() {
     assert_eq!(out.status.code(), Some(0));
 }
 
-/// Replaces what differs between runs, checking its form.
+/// Replaces the parts that differ between runs, checking their form.
 fn mask(line: &str) -> String {
     let value: Value = serde_json::from_str(line).expect("JSON");
     let result = &value["result"];
@@ -314,7 +314,7 @@ fn results_say_how_much_was_written_and_a_run_how_many_wrote_more_than_is_kept()
     let word =
         "2 jobs wrote more output than the 4 KiB that are kept: --output-dir keeps all of it";
     assert!(said.contains(word), "{said}");
-    // All of it is kept, and nothing has to be said.
+    // All output is kept, and no message is needed.
     let (lines, said) = run(jobs[0], &["--output-dir", "outputs"]);
     assert!(
         lines[0]["result"]["stdout_bytes"].is_null() && !said.contains("more output"),
@@ -466,7 +466,7 @@ fn what_the_kernel_does_not_take_is_a_mistake_of_the_list_and_with_bakapara_a_re
 #[test]
 fn jobs_of_several_slots_leave_no_room_for_others() {
     let dir = tempfile::tempdir().expect("a directory");
-    // Each job notes how much is taken while it runs.
+    // Each job records how many slots are taken while it runs.
     let job = |slots: u16| {
         let note = format!(
             "mkdir -p now; touch now/$MEZCAL_JOB_ID.{slots}; total=0; for n in now/*; do total=$((total + ${{n##*.}})); done"
@@ -516,7 +516,7 @@ fn what_has_a_successful_result_need_not_run_again() {
         .find(|l| l.contains("two"))
         .expect("its line")
         .to_owned();
-    // The writer was interrupted, and somebody has sorted the lines and moved a key.
+    // The writer was interrupted, and a person has sorted the lines and moved a key.
     let mut sorted: Vec<&str> = results.lines().collect();
     sorted.sort();
     let moved = two
@@ -600,13 +600,13 @@ fn results_of_what_cannot_run_again_stay() {
             String::from_utf8_lossy(&out.stderr).into_owned(),
         )
     };
-    // The results are the jobs: what is taken out would be nowhere.
+    // The results are also the jobs: a line that is taken out would be lost.
     let (code, said) = run(&["results", "-o", "results", "--resume"]);
     assert!(
         code == Some(2) && said.contains("is the input, too") && unchanged(),
         "{said}"
     );
-    // Nobody is there to run them.
+    // No coordinator is there to run them.
     std::fs::create_dir_all(path("mezcal/profiles")).expect("made");
     let profile = format!(
         "coordinator = \"127.0.0.1:9\"\nidentity = \"{}\"\n",
@@ -622,7 +622,7 @@ fn results_of_what_cannot_run_again_stay() {
         "--resume-failed",
     ]);
     assert!(code == Some(3) && unchanged(), "{code:?}: {said}");
-    // What comes after a job that is not what it was does not run before that.
+    // A job that comes after a changed job does not run before that one.
     std::fs::write(
         path("jobs.json"),
         jobs.replace("test -e good", "test -e better"),
@@ -633,11 +633,11 @@ fn results_of_what_cannot_run_again_stay() {
         code == Some(2) && said.contains("job 2 comes after job 1") && unchanged(),
         "{said}"
     );
-    // And with all of that in order, they run.
+    // With all of that in order, they run.
     std::fs::write(path("jobs.json"), jobs).expect("written");
     std::fs::write(path("good"), "").expect("written");
     std::os::unix::fs::symlink("results", path("link")).expect("made");
-    // In a shared directory somebody may have put this in the way.
+    // In a shared directory another user may have made this link.
     std::fs::write(path("victim"), "untouched").expect("written");
     std::os::unix::fs::symlink("victim", path("results.new")).expect("made");
     assert_eq!(
@@ -663,8 +663,8 @@ fn terminal() -> (std::fs::File, std::fs::File) {
     use std::os::fd::FromRawFd;
     let (mut ours, mut theirs) = (0, 0);
     let nothing = std::ptr::null_mut();
-    // SAFETY: it fills the two numbers, which are descriptors of nobody else's; name, settings and
-    // size may be left out (openpty(3)).
+    // SAFETY: it fills the two numbers, with descriptors that no other code has; name, settings and
+    // size may be null (openpty(3)).
     let made = unsafe {
         libc::openpty(
             &mut ours,
@@ -700,7 +700,7 @@ fn a_terminal_gets_no_character_of_a_result_that_it_might_obey() {
     drop(command);
     let mut child = child.expect("it runs");
     let mut shown = Vec::new();
-    // EIO says that nobody has the other end any more.
+    // EIO means that no process has the other end any more.
     let _ = ours.read_to_end(&mut shown);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
     let shown = String::from_utf8(shown).expect("UTF-8");
@@ -1322,7 +1322,7 @@ fn memory_is_the_jobs_own_and_time_is_of_all_its_processes() {
                 Some(_) => {
                     let used = r["user_seconds"].as_f64().expect("a time")
                         + r["system_seconds"].as_f64().expect("a time");
-                    // 300,000 rounds of a shell's loop, whatever else the machine does.
+                    // 300,000 rounds of a shell's loop: long enough on any machine.
                     assert!(used > 0.05, "an orphan's time counts: {r}");
                     let source = if r["containment"] == "cgroup2" {
                         "cgroup2"
@@ -1336,7 +1336,7 @@ fn memory_is_the_jobs_own_and_time_is_of_all_its_processes() {
     }
 }
 
-/// A memory limit of the old kind (cgroup-v1/memory), for this test and what it starts.
+/// A memory limit of the old kind (cgroup-v1/memory), for this test and its child processes.
 struct MemoryLimit(std::path::PathBuf);
 
 impl MemoryLimit {
@@ -1535,7 +1535,7 @@ fn inputs_are_located_by_a_command_of_the_users() {
     );
 }
 
-/// The ready-made hooks, against answers as the real systems give them.
+/// The ready-made hooks, with answers as the real systems give them.
 #[test]
 fn gfarm_and_hdfs_are_asked_in_their_own_words() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -1661,8 +1661,7 @@ fn a_run_that_waits_for_jobs_keeps_its_control_groups_when_others_tidy_up() {
             .and_then(Path::file_name)
             .expect("a place");
         let place = find_directory(&control_groups(), place).expect("the place is there");
-        // What is empty and new may be about to be used; what is empty and old looks as if nobody
-        // needed it.
+        // A new empty directory may be about to be used; an old empty one looks abandoned.
         let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
         std::fs::File::open(&place)
             .and_then(|f| f.set_modified(an_hour_ago))
@@ -1890,7 +1889,7 @@ fn what_is_taken_from_a_results_file_may_come_after_what_is_not_in_it() {
         said.contains("1 name in `after`") && said.contains("taken to have succeeded"),
         "{said}"
     );
-    // A number would mean the job at that place of this list.
+    // A number would mean the job at that place in this list.
     let numbered = failed.join("\n").replace("[\"a\"]", "[1]");
     let refused = run_in(dir.path(), &numbered, &[]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();

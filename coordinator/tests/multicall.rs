@@ -1,4 +1,4 @@
-//! The program for everything: by its own name, and by those of the programs that are links to it.
+//! The program for everything: under its own name, and under the names of the links to it.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -194,7 +194,7 @@ fn certificates_are_made_and_listed_under_one_verb() {
         "{}",
         said(&out)
     );
-    // It asks a coordinator, which is not there.
+    // It connects to a coordinator, which does not exist.
     let out = call(dir.path(), "mezcal", &["certs", "list"]);
     assert!(
         out.status.code() == Some(2) && said(&out).contains("profile"),

@@ -1,5 +1,5 @@
-//! Who may ask for what: every request of a client, by every identity. A request without a row does
-//! not compile.
+//! The right to each request of a client, for every identity. A request without a row does not
+//! compile.
 
 use mezcal_common::message::agent::LogWish;
 use mezcal_common::message::client::{
@@ -15,8 +15,8 @@ use mezcal_coordinator::store::{CertificateRow, Store};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who asks. All of them over a connection of their own: only what an identity alone allows is
-/// allowed here.
+/// The identities. Each uses a connection of its own: only requests that an identity alone allows
+/// are allowed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     Owner,
@@ -26,10 +26,10 @@ enum Who {
 
 const EVERYBODY: [Who; 3] = [Who::Owner, Who::Stranger, Who::Admin];
 
-/// Who is allowed to make this request.
+/// The identities that may make this request.
 fn allowed(request: &ToService) -> &'static [Who] {
     match request {
-        // Of what the coordinator has everybody may know the hosts.
+        // All users may see the hosts.
         ToService::Hello { .. }
         | ToService::Hosts
         | ToService::Unserved { .. }
@@ -37,9 +37,9 @@ fn allowed(request: &ToService) -> &'static [Who] {
         | ToService::Failing { .. }
         | ToService::Batches { all: false, .. }
         | ToService::Renew { .. }
-        // Of a cancel of their own, and that is nobody's here.
+        // About cancels of the same connection, which has made none here.
         | ToService::CancelWaits { .. } => &EVERYBODY,
-        // A batch belongs to its user; another connection of theirs goes on with it.
+        // A batch belongs to its user; another connection of that user continues it.
         ToService::Open { .. } => &[Who::Owner],
         // Only the connection that has opened a batch may add to it or take its results.
         ToService::Submit { .. } | ToService::Close { .. } | ToService::Taken { .. } | ToService::OutputTaken { .. } => &[],
@@ -62,7 +62,7 @@ fn allowed(request: &ToService) -> &'static [Who] {
     }
 }
 
-/// One of each, about a batch that runs, or one that has ended where it must have.
+/// One request of each kind, about a running batch, or an ended one where it has to be one.
 fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
     let (batch, wish) = (
         running.to_string(),
@@ -188,7 +188,7 @@ fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
     ]
 }
 
-/// What an answer says against whoever asked.
+/// The refusal in an answer, if it is one.
 fn refusal(answer: &ToClient) -> Option<String> {
     let said = match answer {
         ToClient::Refused { reason } => Some(reason),
@@ -276,7 +276,7 @@ async fn batch(service: &ServiceHandle) -> (BatchId, ClientPort) {
 async fn every_request_is_allowed_to_those_and_no_others() {
     let dir = tempfile::tempdir().expect("a directory");
     for who in EVERYBODY {
-        // A coordinator for each, so that what one does is not in the way of the next.
+        // A coordinator for each, so that one request does not disturb the next.
         let store = Store::open(&dir.path().join(format!("{who:?}"))).expect("a store");
         let enrolment = Enrolment::new(store.registry(false).expect("a registry"), None);
         let admins = vec!["admin".into()];
@@ -313,7 +313,7 @@ async fn every_request_is_allowed_to_those_and_no_others() {
                 .send(request.clone())
                 .await
                 .expect("it listens");
-            // What has no answer is followed by something that has.
+            // A request without an answer is followed by one with an answer.
             port.requests
                 .send(ToService::Hosts)
                 .await
@@ -362,14 +362,14 @@ fn kept(dir: &std::path::Path, listed: bool) -> (ServiceHandle, Arc<Enrolment>) 
     )
 }
 
-/// Asks as this user, and gives back the first answer that is not about the fleet.
+/// Sends a request as this user, and returns the first answer that is not about the fleet.
 async fn ask(service: &ServiceHandle, user: &str, request: ToService) -> ToClient {
     let mut port = service.attach(user).await;
     port.requests.send(request).await.expect("it listens");
     answer(&mut port).await
 }
 
-/// A batch of the owner's whose only job was cancelled.
+/// A batch of the owner whose only job was cancelled.
 async fn ended(service: &ServiceHandle) -> BatchId {
     let (ended, mut port) = batch(service).await;
     let cancel = ToService::Cancel {
@@ -439,7 +439,7 @@ async fn what_an_admin_retries_runs_as_its_owner() {
         panic!("no list")
     };
     assert!(of_admin.is_empty(), "{of_admin:?}");
-    // Nobody acts in the name of somebody who may not act any more.
+    // No admin may act for a user whose certificates are revoked.
     enrolment
         .registry
         .revoke(Role::User, "owner", None)

@@ -1,4 +1,4 @@
-//! `coordinator run` without a cluster where a host gives less than usual: no loopback, no
+//! `coordinator run` without a cluster on a host that gives less than usual: no loopback, no
 //! directory, few processes or files.
 
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 const COORDINATOR: &str = env!("CARGO_BIN_EXE_coordinator");
 
-/// What a script of bash makes of the coordinator (`"$@"`) that runs these jobs; the directory is
-/// the script's.
+/// The result of a bash script that starts the coordinator (`"$@"`) with these jobs; the script
+/// runs in `dir`.
 fn within(script: &str, wrapper: &[&str], jobs: &str, dir: &Path) -> Output {
     std::fs::write(dir.join("jobs.json"), jobs).expect("written");
     let mut words = wrapper
@@ -33,7 +33,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Whether this works here; if not, the output of the test says so.
+/// Whether this command works here; if not, the output of the test says so.
 fn works_or_say_why(words: &[&str]) -> bool {
     use std::io::Write;
     let why = match Command::new(words[0]).args(&words[1..]).output() {
@@ -81,7 +81,7 @@ fn a_run_says_why_it_cannot_reach_itself_and_starts_nothing() {
         said.contains("1228 bytes") && said.contains("ip link set lo mtu"),
         "{said}"
     );
-    // As little as that is enough.
+    // This little is enough.
     let (status, said, started) = run("ip link set lo up mtu 1228 && exec \"$@\"");
     assert_eq!((status, started), (Some(0), true), "{said}");
 }
@@ -120,7 +120,7 @@ fn jobs_with_their_own_directories_run_from_one_that_was_removed() {
     }
 }
 
-/// A run of four slots under a limit: it works, or its job or itself ends with the name of the
+/// A run of four slots under a limit: it works, or the job or the run ends with the name of the
 /// limit.
 fn ends_with_its_name(limit: &str, most: u32, out: &Output) {
     let said = text(&out.stdout) + &text(&out.stderr);
@@ -139,8 +139,8 @@ fn ends_with_its_name(limit: &str, most: u32, out: &Output) {
 
 #[test]
 fn a_limit_of_processes_is_named_whoever_meets_it() {
-    // root has none. Each run has an account of its own: what one has left is not counted for the
-    // next.
+    // root has no limit. Each run has an account of its own: remaining processes of one are not
+    // counted for the next.
     let first = 1 << 20 | (std::process::id() & 0xffff) << 5;
     let as_account = |uid: u32| {
         ["timeout", "60", "setpriv", "--clear-groups"]
@@ -182,7 +182,7 @@ fn a_limit_of_processes_is_named_whoever_meets_it() {
 #[test]
 fn a_limit_of_open_files_is_named_whoever_meets_it() {
     let dir = tempfile::tempdir().expect("a directory");
-    // What this test's own parent has left open counts, too: no number may be missing.
+    // Descriptors that this test's own parent has left open count, too: no number may be missing.
     for most in 7..=32 {
         let out = within(
             &format!("ulimit -n {most} && exec \"$@\" -j4 --host-timeout 1s"),

@@ -1,4 +1,4 @@
-//! What certificates say, and what nobody can make.
+//! The content of certificates, and certificates that cannot be made.
 
 use super::*;
 use mezcal_common::wire::tls::Credentials;
@@ -57,7 +57,7 @@ fn an_issuer_signs_what_a_request_is_allowed_and_not_what_it_asks_for() {
         .expect("written");
     let issuer = Authority::load(tmp.path()).expect("usable");
     assert_eq!(issuer.cluster(), root.cluster());
-    // Somebody who would like to be more than they are.
+    // A request for more rights than its sender has.
     let key = KeyPair::generate().expect("a key");
     let mut wish = CertificateParams::default();
     wish.subject_alt_names.push(SanType::URI(
@@ -97,7 +97,7 @@ fn an_issuer_signs_what_a_request_is_allowed_and_not_what_it_asks_for() {
         issuer.sign(Role::Agent, "mezcal01", life, &forged),
         Err(CertsError::Request(_))
     ));
-    // Nothing outlives its issuer.
+    // No certificate outlives its issuer.
     let long = issuer
         .sign(
             Role::User,
@@ -182,7 +182,7 @@ fn an_expired_certificate_is_named_with_its_date() {
         )
     };
     let error = loop {
-        // It ends with the second in which it was made.
+        // It expires with the second in which it was made.
         if let Err(e) = load() {
             break e.to_string();
         }
