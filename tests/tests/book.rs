@@ -1,7 +1,6 @@
-//! The pages for readers: links that lead somewhere, and reference pages that say what the programs
-//! say.
+//! The pages for readers: links lead somewhere, and reference pages agree with the programs.
 //!
-//! `MEZCAL_WRITE_BOOK=1 cargo test -p mezcal-tests --test book` writes the reference pages anew.
+//! `MEZCAL_WRITE_BOOK=1 cargo test -p mezcal-tests --test book` rewrites the reference pages.
 
 use mezcal_tests::programs::program;
 use std::collections::HashSet;
@@ -9,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Width of help texts in the pages.
+/// Columns of the help texts in the pages.
 const COLUMNS: &str = "100";
 
 fn root() -> PathBuf {
@@ -20,7 +19,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Compares a page with what it has to be, or writes it.
+/// Compares a page with its generated text, or rewrites it.
 fn page(path: &str, text: &str) {
     if std::env::var_os("MEZCAL_WRITE_BOOK").is_some() {
         std::fs::write(root().join(path), text).expect("written");
@@ -48,7 +47,7 @@ fn help(file: &Path, verbs: &[&str]) -> String {
         .collect()
 }
 
-/// Verbs below this one, from its help.
+/// The subcommands that this help lists.
 fn verbs_of(help: &str) -> Vec<String> {
     let commands = help
         .split("\nCommands:\n")
@@ -96,7 +95,7 @@ fn pages_of_options_say_what_the_programs_say() {
     }
 }
 
-/// The keys of a configuration file and what is said of them, from the type that it is read into.
+/// The keys of a configuration file with their descriptions, from the type that it is read into.
 fn keys_of(source: &str, name: &str) -> Vec<(String, String)> {
     let text = read(source);
     let start = text
@@ -249,7 +248,7 @@ fn prose(text: &str) -> String {
         .collect()
 }
 
-/// The name by which a heading is linked to.
+/// The anchor of a heading, for links.
 fn anchor(heading: &str) -> String {
     let kept = heading
         .trim()

@@ -634,7 +634,7 @@ fn jobs_run_where_they_prefer_to_and_anywhere_rather_than_not_at_all() {
             )
         );
     }
-    // Nobody waits for a host that is not there.
+    // No other job waits for a host that is absent.
     std::fs::write(cluster.path("jobs.json"), job("mezcal99", 1)).expect("written");
     let out = cluster.run(&[
         "run",
@@ -658,7 +658,7 @@ fn jobs_run_where_they_prefer_to_and_anywhere_rather_than_not_at_all() {
 #[test]
 fn short_jobs_do_not_wait_behind_long_ones_while_another_slot_is_idle() {
     let cluster = Cluster::running(2, 2);
-    // So that both agents ask for jobs in advance.
+    // Makes both agents pull jobs in advance.
     let mut run = cluster.start_run(&"{\"cmd\": \"true\"}\n".repeat(200), &["-q"]);
     assert!(
         wait_for("the short ones end", PATIENCE, || run

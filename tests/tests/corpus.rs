@@ -1,4 +1,4 @@
-//! What the fuzzers have found interesting, tried again without them.
+//! The inputs that the fuzzers have found interesting, tried again without the fuzzers.
 
 use std::path::Path;
 

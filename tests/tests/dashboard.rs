@@ -1,5 +1,5 @@
 //! The dashboard as people see it: in a browser, wide and narrow, light and dark. Its pictures are
-//! kept in `target/dashboard`.
+//! stored in `target/dashboard`.
 //!
 //! `MEZCAL_DASHBOARD_JOBS=N` runs more jobs behind it.
 
@@ -24,7 +24,7 @@ fn the_dashboard_shows_hosts_batches_attempts_and_failures() {
     browser.look(1600, 1500, false);
     browser.open(&format!("http://{}/", cluster.http_address()));
     browser.wait("document.querySelectorAll('.host.ready .engine').length === 48");
-    // Some are short, some take a while, and some fail with a word about it.
+    // Some are short, some take a while, and some fail with a message.
     let many = "{\"argv\": [\"true\"]}\n".repeat(jobs - 100);
     let slow: String = (0..100)
         .map(|n| {
@@ -48,7 +48,7 @@ fn the_dashboard_shows_hosts_batches_attempts_and_failures() {
     wait_for("the run ends", patience, || {
         run.try_wait().expect("our child")
     });
-    // A second batch, so that there is something to choose.
+    // A second batch, to have a choice.
     std::fs::write(cluster.path("second.json"), "{\"cmd\": \"true\"}\n").expect("written");
     assert!(
         cluster
@@ -101,7 +101,7 @@ fn the_dashboard_shows_hosts_batches_attempts_and_failures() {
         "(() => { const h = document.getElementById('host'); h.value = 'mezcal03'; h.dispatchEvent(new Event('input')); })()",
     );
     browser.wait("document.querySelectorAll('.host').length === 1");
-    // Whoever comes from elsewhere gets nothing, and what Prometheus asks for is there.
+    // Requests from other sites get nothing, and the metrics for Prometheus are there.
     let metrics = browser
         .value("(() => { const r = new XMLHttpRequest(); r.open('GET', 'metrics', false); r.send(); return r.responseText; })()");
     let metrics = metrics.as_str().expect("text").to_owned();

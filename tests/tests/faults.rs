@@ -1,4 +1,4 @@
-//! The fault lab: P1 and P2 on real hosts, whatever is cut, lost, stopped or killed.
+//! The fault lab: P1 and P2 on real hosts, while parts are cut off, lost, stopped or killed.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::relay::{Relay, Road, Way};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-/// Jobs that say that they live, five times a second.
+/// Jobs that give a sign of life five times a second.
 struct Pulses {
     dir: PathBuf,
     jobs: u32,
@@ -43,7 +43,7 @@ impl Pulses {
                     .split(' ')
                     .filter_map(|word| word.parse().ok())
                     .collect();
-                // The last line may be half written when its writer is killed.
+                // The last line may be incomplete when its writer is killed.
                 let [job, attempt, at] = numbers[..] else {
                     continue;
                 };
@@ -69,12 +69,12 @@ impl Pulses {
         });
     }
 
-    /// No two attempts of a job overlapped, and each job has one result, of an attempt that has
-    /// lived. Gives back the attempts.
+    /// Checks that no two attempts of a job overlapped, and that each job has one result, of an
+    /// attempt that has lived. Returns the attempts.
     fn check(&self, cluster: &Cluster) -> BTreeMap<u32, u32> {
         let lives = self.lives();
         for ((job, attempt), (first, _)) in &lives {
-            // An attempt may have been lost before it lived.
+            // An attempt may have been lost before its first sign of life.
             let before = lives
                 .range(..(*job, *attempt))
                 .next_back()
@@ -114,7 +114,7 @@ fn hosts_are_apart(cluster: &Cluster) -> bool {
     cluster.lab.is_real()
 }
 
-/// Waits until so many seconds have passed since `begin`.
+/// Waits until this many seconds have passed since `begin`.
 fn until(begin: Instant, seconds: u64, what: &str) {
     wait_for(what, 2 * PATIENCE, || {
         (begin.elapsed().as_secs() >= seconds).then_some(())
@@ -122,7 +122,7 @@ fn until(begin: Instant, seconds: u64, what: &str) {
 }
 
 const LEASE: &str = "15s";
-/// The lease, the margin, and what a heartbeat may be late.
+/// The lease, the margin, and the longest delay of a heartbeat.
 const FENCED: u64 = 15 + 12 + 5;
 
 #[test]
@@ -135,8 +135,8 @@ fn links_that_are_cut_for_less_and_for_more_than_the_lease() {
     pulses.wait_until_busy(6);
     cluster.lab.set_link(1, false);
     cluster.lab.set_link(2, false);
-    // While two hosts are away, the coordinator dies: it knows from its store alone what may be
-    // running there.
+    // While two hosts are away, the coordinator dies: only its store tells the next one which jobs
+    // may be running there.
     cluster.kill_coordinator();
     cluster.start_coordinator();
     let engine = alive_with("mezcal-engine")
@@ -181,8 +181,8 @@ fn roads_that_carry_one_way_only_or_lose_and_delay() {
     let mut cluster = cluster.start();
     let (pulses, run) = Pulses::start(&cluster, 48, 20, &[]);
     pulses.wait_until_busy(8);
-    // One host is heard and hears nothing; another one hears and is not heard; and one loses its
-    // power.
+    // One host is heard and hears nothing; another one hears and is not heard; and a third loses
+    // its power.
     relays[0].set(Road {
         back: Way::CUT,
         ..Road::default()
@@ -196,8 +196,8 @@ fn roads_that_carry_one_way_only_or_lose_and_delay() {
         cluster.crash_host(4);
         cluster.set_boot(4, 2);
         cluster.start_agent(4);
-        // Its old session has to be silent for the idle timeout first: until then this might be a
-        // copy of its certificate.
+        // Its old session has to be silent for the idle timeout first: until then the new one might
+        // be of a copy of its certificate.
         wait_for(
             "it is back before its old lease and the margin are over",
             Duration::from_secs(25),

@@ -1,5 +1,5 @@
-//! Peers that mean no good: nothing that they send crashes the coordinator, and healthy clients go
-//! on being served.
+//! Hostile peers: none of their packets and messages crashes the coordinator, and honest clients
+//! are still served.
 
 use mezcal_common::message::client::{Attachment, ToClient, ToService};
 use mezcal_common::model::identity::{Identity, Role};
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Milliseconds that `coordinator hosts` takes, median of several, its own start included.
+/// Milliseconds that `coordinator hosts` takes: the median of several, its own start included.
 fn answer_time(cluster: &Cluster) -> f64 {
     let mut times: Vec<f64> = (0..9)
         .map(|_| {
@@ -39,8 +39,8 @@ fn answer_time(cluster: &Cluster) -> f64 {
     times[times.len() / 2]
 }
 
-/// A QUIC v1 long header (RFC 9000 §17.2) that begins a handshake and never goes on with it: the
-/// kind that half-open clients send.
+/// A QUIC v1 long header (RFC 9000 §17.2) that begins a handshake and never continues it, as
+/// half-open clients send.
 fn initial(seed: u32, length: usize) -> Vec<u8> {
     let mut packet = vec![0xc3, 0, 0, 0, 1, 8];
     packet.extend_from_slice(&u64::from(seed).to_be_bytes());
@@ -83,7 +83,7 @@ fn noise_and_half_open_clients_do_not_keep_others_waiting() {
                     // Neither a header nor a version.
                     _ => initial(sent, 400)[7..].to_vec(),
                 };
-                // Full buffers lose some: all the same.
+                // Full buffers lose some packets, which does not matter.
                 let _ = socket.send(&packet);
             }
         }
@@ -103,8 +103,7 @@ fn noise_and_half_open_clients_do_not_keep_others_waiting() {
     cluster.finish();
 }
 
-/// TLS of somebody with these credentials, or with nothing but their root; and the name of the
-/// coordinator.
+/// TLS with these credentials, or with only their root; and the name of the coordinator.
 fn tls(identity: &Path, shown: bool, protocol: &str) -> (rustls::ClientConfig, String) {
     let chain: Vec<CertificateDer> = CertificateDer::pem_file_iter(identity.join("cert.pem"))
         .expect("a file")
@@ -153,7 +152,7 @@ fn connecting(
     (endpoint, connecting)
 }
 
-/// A connection with these credentials that speaks nothing by itself.
+/// A connection with these credentials that sends nothing by itself.
 async fn connect(
     identity: &Path,
     protocol: &str,
@@ -164,8 +163,8 @@ async fn connect(
     (endpoint, attempt.await.expect("a coordinator"))
 }
 
-/// Counts the tickets that a coordinator gives, with which a session could be taken up again
-/// without another look at the certificate.
+/// Counts the session tickets of a coordinator, with which a session could be resumed without
+/// another check of the certificate.
 #[derive(Debug, Default)]
 struct Tickets(AtomicUsize);
 
@@ -214,7 +213,7 @@ fn nobody_gets_in_without_a_certificate_and_no_session_is_taken_up_again() {
     runtime.block_on(async {
         let (crypto, name) = tls(&user, false, "mezcal-client/1");
         let (_endpoint, attempt) = connecting(crypto, &name, &cluster.address());
-        // In TLS 1.3 whoever connects is done before the other side has judged them (RFC 8446,
+        // In TLS 1.3 the connecting side is done before the other side has judged it (RFC 8446,
         // E.1.2).
         if let Ok(connection) = attempt.await {
             let closed = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("it is noticed");
@@ -242,7 +241,7 @@ fn nobody_gets_in_without_a_certificate_and_no_session_is_taken_up_again() {
     cluster.finish();
 }
 
-/// What somebody sends who has a certificate.
+/// Bytes from a peer that has a certificate.
 struct Sent {
     what: &'static str,
     bytes: Vec<u8>,
@@ -330,7 +329,7 @@ fn frames_that_are_none_end_the_connection_of_whoever_sent_them_and_no_other() {
             for Sent { what, bytes, ends } in &table {
                 let (_endpoint, connection) = connect(identity, protocol, &cluster.address()).await;
                 let (mut send, _receive) = connection.open_bi().await.expect("a stream");
-                // It may be refused before all of it is there.
+                // The peer may refuse it before all of it has arrived.
                 let _ = send.write_all(bytes).await;
                 if *ends {
                     let _ = send.finish();
@@ -340,7 +339,7 @@ fn frames_that_are_none_end_the_connection_of_whoever_sent_them_and_no_other() {
                 let said = matches!(closed, quinn::ConnectionError::ApplicationClosed(_));
                 assert!(said, "{protocol}: {what}: {closed}");
             }
-            // Whoever begins a frame and never ends it holds up only themselves.
+            // A client that begins a frame and never ends it holds up only itself.
             let (_endpoint, connection) = connect(identity, protocol, &cluster.address()).await;
             let (mut send, _receive) = connection.open_bi().await.expect("a stream");
             send.write_all(&frame(&long_ago)[..20])
@@ -367,8 +366,8 @@ fn frames_that_are_none_end_the_connection_of_whoever_sent_them_and_no_other() {
     cluster.finish();
 }
 
-/// What a coordinator looks like that is killed in the middle of a handshake and comes back: no
-/// reset, and no word (RFC 9000 §10.3).
+/// A coordinator that is killed in the middle of a handshake and comes back looks like this: no
+/// reset, and no message (RFC 9000 §10.3).
 #[test]
 fn a_coordinator_that_never_says_a_word_is_given_up() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -391,7 +390,7 @@ fn a_coordinator_that_never_says_a_word_is_given_up() {
         let address = listener.local_addr().expect("bound").to_string();
         let silent = async {
             let peer = listener.accept().await.expect("open").complete().await.expect("a good certificate");
-            // It keeps the connection, and nothing else.
+            // It keeps the connection, and does nothing else.
             let _ = peer.closed().await;
             std::future::pending::<()>().await
         };
@@ -406,8 +405,8 @@ fn a_coordinator_that_never_says_a_word_is_given_up() {
     });
 }
 
-/// Writes this request so many times, until it has been done or nothing more is taken for a while;
-/// says how often on the way.
+/// Writes this request this many times, until that is done or the peer accepts no more for a while;
+/// counts the requests on the way.
 async fn flood(
     mut to: quinn::SendStream,
     request: ToService,
@@ -418,7 +417,7 @@ async fn flood(
     let mut bytes = Vec::new();
     (0..TOGETHER).for_each(|_| codec::encode_frame(&mut bytes, &request).expect("small"));
     for _ in 0..count / TOGETHER {
-        // A coordinator that has ended the connection has been heard of by whoever looks.
+        // The caller notices a connection that the coordinator has ended.
         if to.write_all(&bytes).await.is_err() {
             return;
         }
@@ -483,7 +482,7 @@ fn a_client_that_reads_no_answers_leaves_the_coordinator_small() {
         assert!(taken.iter().all(|sent| *sent > 0 && *sent < REQUESTS), "what is not read stays with its sender: {taken:?}");
         let calm = answer_time(&cluster);
         assert!(calm < 5000.0, "others are served: {calm} ms");
-        // A client that reads again is read again.
+        // The coordinator reads again from a client that reads again.
         let (_, connection, mut receive, sent) = floods.pop().expect("two of them");
         let goes_on = async {
             while sent.load(Ordering::Relaxed) < taken[1] + 10_000 {
@@ -496,7 +495,7 @@ fn a_client_that_reads_no_answers_leaves_the_coordinator_small() {
     cluster.finish();
 }
 
-/// Lets this process, or another one, have so many descriptors, as far as it may.
+/// Sets this limit of descriptors for this process, or another one, as far as permitted.
 fn descriptors(pid: i32, most: u64) {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -515,7 +514,7 @@ fn descriptors(pid: i32, most: u64) {
     }
 }
 
-/// Entries of a directory of a process in /proc: its threads, its descriptors.
+/// Number of entries of a process's directory in /proc: its threads, its descriptors.
 fn count_of(pid: i32, what: &str) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/{what}"))
         .expect("it runs")
@@ -541,7 +540,7 @@ fn half_open_requests_end_and_livez_answers_meanwhile() {
         let (ended, longest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         for _ in 0..HALF_OPEN {
             let mut stream = tokio::net::TcpStream::connect(&address).await.expect("it listens");
-            // It may have been ended already, for others.
+            // It may have been closed already, in favour of others.
             let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n").await;
             let (ended, longest, begin) = (ended.clone(), longest.clone(), Instant::now());
             tokio::spawn(async move {
@@ -598,7 +597,7 @@ fn three_hundred_followers_share_threads_and_descriptors_even_if_there_are_few()
     let batch = String::from_utf8_lossy(&out.stdout).trim().to_owned();
     let coordinator = cluster.coordinator_pid();
     let before = count_of(coordinator, "fd");
-    // What a coordinator has that nobody has given more: some are left.
+    // A low limit of descriptors, with some left.
     descriptors(coordinator, before as u64 + 24);
     let (user, address) = (cluster.path("pki/users/okazaki"), cluster.address());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -613,7 +612,7 @@ fn three_hundred_followers_share_threads_and_descriptors_even_if_there_are_few()
             let (user, address, batch) = (user.clone(), address.clone(), batch.clone());
             tokio::spawn(async move {
                 let mut remote = loop {
-                    // So many handshakes at once take a while where there are few CPUs.
+                    // This many handshakes at once take a while where there are few CPUs.
                     if let Ok(remote) = Remote::connect(&address, &user).await {
                         break remote;
                     }
@@ -698,7 +697,7 @@ fn three_hundred_followers_share_threads_and_descriptors_even_if_there_are_few()
         "the descriptors are given back",
         Duration::from_secs(15),
         || {
-            // Those of the few connections to the store that are kept.
+            // The few connections to the store that are kept open have descriptors.
             (count_of(coordinator, "fd") <= before + 16).then_some(())
         },
     );

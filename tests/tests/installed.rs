@@ -1,5 +1,5 @@
-//! What is installed, under a real systemd: the agent as an account of its own, jobs as their
-//! users, and what neither may do.
+//! An installation under a real systemd: the agent as an account of its own, jobs as their users,
+//! and the things that neither may do.
 
 use mezcal_tests::lab::{Lab, host_name};
 use mezcal_tests::machine::{Layer, Machine, Room, machines_or_say_why};
@@ -12,15 +12,15 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A coordinator on host 0, and machines that have nothing but the package.
+/// A coordinator on host 0, and machines that have only the package.
 struct Installed {
     machines: Vec<Machine>,
-    /// After the machines that lie on it.
+    /// Dropped after the machines that use it.
     _layer: Layer,
     coordinator: Child,
     lab: Lab,
     dir: tempfile::TempDir,
-    /// Given back when the machines are gone.
+    /// Released after the machines.
     _room: Room,
 }
 
@@ -28,8 +28,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// One of the scripts that the package comes with, for the programs of this build, or of the
-/// directory `MEZCAL_PACKED_PROGRAMS`: static ones.
+/// One of the scripts that the package contains, for the programs of this build, or for the static
+/// ones in the directory `MEZCAL_PACKED_PROGRAMS`.
 fn script(name: &str) -> Command {
     let mut command = Command::new(
         Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -63,7 +63,7 @@ impl Installed {
         Self::sharing(test, hosts, installed, None)
     }
 
-    /// The same with a directory `home` that all machines have as this one.
+    /// The same with a directory `home` of this host that all machines share.
     fn sharing(test: &str, hosts: usize, installed: bool, home: Option<&str>) -> Option<Self> {
         let lab = Lab::new(hosts);
         if !machines_or_say_why(test, &lab) {
@@ -159,7 +159,7 @@ impl Installed {
         })
     }
 
-    /// The `coordinator` command of a user.
+    /// Runs the `coordinator` command of a user.
     fn run(&self, user: &str, args: &[&str]) -> Output {
         let mut command = self.lab.command(0, &program("coordinator"));
         command
@@ -187,7 +187,7 @@ impl Installed {
     /// Accounts, the agent's certificate and configuration, and engines for okazaki.
     fn join(&self, n: usize) -> &Machine {
         let machine = &self.machines[n - 1];
-        // As install.sh does where systemd runs.
+        // As install.sh does on a machine with systemd.
         machine.ok(&["systemd-sysusers", "/usr/lib/sysusers.d/mezcal.conf"]);
         machine.ok(&[
             "systemd-tmpfiles",
@@ -235,7 +235,7 @@ impl Installed {
         });
     }
 
-    /// Runs commands as a user's jobs, all of which succeed, and gives back what they printed.
+    /// Runs commands as a user's jobs, all of which succeed, and returns their output.
     fn jobs(&self, user: &str, commands: &[&str]) -> Vec<String> {
         let lines: String = commands
             .iter()
@@ -283,7 +283,7 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
     let machine = site.join(1);
     site.wait_ready(1);
     let agent = machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
-    // Each says what it could do, and succeeds when that is nothing.
+    // Each prints how far it got, and succeeds if it got nowhere.
     let key =
         "cat /var/lib/mezcal-agent/pki/key.pem 2>&1; test ! -r /var/lib/mezcal-agent/pki/key.pem";
     let trace = format!(
@@ -327,7 +327,7 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
         said[6]
     );
 
-    // A job says nothing of whose it is; a key that looks like it is the user's own.
+    // A job has no say about its user; a key that looks like one is the user's own.
     let wishes = r#"{"cmd": "id -un", "user": "root", "run_as": "root", "uid": 0}"#;
     std::fs::write(site.dir.path().join("wishes.json"), format!("{wishes}\n")).expect("written");
     let result = site.ok("okazaki", &["run", "--cd", "/", "wishes.json", "-q"]);
@@ -349,7 +349,7 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
     ]);
     assert!(journal.contains("\"MEZCAL_HOST\":\"mezcal01"), "{journal}");
 
-    // Whoever has no engines here is told why, and is served as soon as root has enabled some.
+    // A user without engines here is told why, and is served as soon as root has enabled some.
     std::fs::write(
         site.dir.path().join("sato.json"),
         "{\"cmd\": \"id -un; ls /run/mezcal/engines/okazaki 2>&1; true\"}\n",
@@ -370,7 +370,7 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
         result.contains("sato\\n") && result.contains("Permission denied"),
         "{result}"
     );
-    // Whoever may not read the agent's key does not get it from the agent, either.
+    // A job that may not read the agent's key does not get it from the agent, either.
     let key = "{\"cmd\": \"true\", \"out\": \"/var/lib/mezcal-agent/pki/key.pem\"}\n{\"cmd\": \"sleep 600\"}\n";
     std::fs::write(site.dir.path().join("key.json"), key).expect("written");
     let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "key.json"]);
@@ -386,7 +386,7 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
         text(&shown.stderr)
     );
     site.ok("okazaki", &["cancel", "--batch", &batch]);
-    // Root's jobs are nobody's.
+    // Engines never run root's jobs.
     let refused = machine.exec(&["mezcal-agent", "engines", "--directory", "/tmp"]);
     assert!(
         text(&refused.stderr).contains("never run as root"),
@@ -476,7 +476,8 @@ fn a_restarted_killed_or_stopped_agent_leaves_its_jobs_alone() {
     );
     assert_eq!(began(), 2, "nothing was started twice");
 
-    // What is wrong changes nothing, and what is right is taken up; nothing that runs hears of it.
+    // A wrong configuration changes nothing, and a right one is applied; running jobs do not
+    // notice.
     let agent = || {
         machine.ok(&[
             "systemctl",
@@ -523,7 +524,7 @@ fn a_restarted_killed_or_stopped_agent_leaves_its_jobs_alone() {
     site.wait_ready(1);
     assert_eq!(pid(), before, "the same process");
 
-    // The engines' own restart ends what they run, and the job runs again: nothing of its first
+    // The engines' own restart ends their jobs, and these run again: no process of the first
     // attempt is left.
     std::fs::write(
         site.dir.path().join("again.json"),
@@ -557,8 +558,8 @@ fn a_host_shuts_down_in_seconds_however_its_agents_were_started() {
     machine.ok(&["mkdir", "-p", "/var/log/journal"]);
     machine.ok(&["systemctl", "restart", "systemd-journald.service"]);
     site.wait_ready(1);
-    // By hand, with a keeper of its own. A session's scope is ended as such a unit is: TERM to all,
-    // and KILL after a minute and a half.
+    // By hand, with a keeper of its own. A session's scope is ended like a unit: TERM to all
+    // processes, and KILL after a minute and a half.
     let token = site.ok("admin", &["token", "create", "--host", "hand.lab"]);
     let address = site.lab.address(0);
     let home = ["env", "HOME=/home/okazaki"];
@@ -612,7 +613,7 @@ fn a_host_shuts_down_in_seconds_however_its_agents_were_started() {
     )
     .expect("written");
     let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "deaf.json"]);
-    // Embedded: the same in a run of its own.
+    // Embedded: the same in a local run.
     std::fs::write(machine.path("/home/okazaki/own.json"), deaf("localhost")).expect("written");
     start(
         "embedded",
@@ -652,7 +653,7 @@ fn a_host_shuts_down_in_seconds_however_its_agents_were_started() {
             .collect();
         assert!(said.is_empty(), "{said:#?}");
     }
-    // It comes back, and what ran there runs again.
+    // It comes back, and its jobs run again.
     machines[0].boot_again(lab);
     let again =
         || text(&site.run("okazaki", &["results", &batch]).stdout).contains("\"attempt\": 2");
@@ -662,7 +663,7 @@ fn a_host_shuts_down_in_seconds_however_its_agents_were_started() {
     site.ok("okazaki", &["cancel", "--batch", &batch]);
 }
 
-/// ssh of the coordinator's host to the machines: a key, and where they are.
+/// ssh configuration of the coordinator's host for the machines: a key, and their addresses.
 fn ssh_config(site: &Installed) -> String {
     let path = |name: &str| site.dir.path().join(name).display().to_string();
     let made = Command::new("ssh-keygen")
@@ -791,7 +792,7 @@ fn twelve_hosts_go_from_nothing_to_connected_by_one_command() {
             && rows.iter().all(|row| row["did"] == serde_json::json!([])),
         "{rows:#?}"
     );
-    // One that is not there does not keep the others.
+    // A missing host does not hold up the others.
     let mut args = vec![
         "provision",
         "mezcal[01-13]",
@@ -866,7 +867,7 @@ fn a_host_comes_back_by_one_command_whatever_has_become_of_it() {
             "{why}: {row}{steps}"
         );
     };
-    // An account that is not there.
+    // An account that does not exist.
     fails(
         &["--user", "okazaki", "--user", "nosuch"],
         "it has no account nosuch",
@@ -886,14 +887,14 @@ fn a_host_comes_back_by_one_command_whatever_has_become_of_it() {
     }
     let steps = did(&["--user", "okazaki"], "nothing to do");
     assert_eq!(steps.lines().count(), 1, "{steps}");
-    // It was revoked, and its own files know nothing of that.
+    // It was revoked, which its own files do not show.
     site.ok("admin", &["revoke", "mezcal01"]);
     fails(&[], "with --replace it joins again");
     did(&["--replace"], "joined again");
     site.wait_ready(1);
     did(&["--replace"], "nothing to do");
     let pid = || machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
-    // The program was taken away, as by `dpkg -P`; or another one was put there, as by a package, or
+    // The program was removed, as by `dpkg -P`; or replaced by another one, as by a package, or by
     // the agent's own file of version 0.1.
     machine.ok(&["rm", "/usr/bin/mezcal"]);
     did(&[], "installed");
@@ -980,7 +981,7 @@ fn a_hung_agent_is_restarted_and_a_power_cut_ends_in_one_result_for_each_job() {
     site.wait_ready(1);
     assert_eq!(tries(machine), "1\n1\n", "its jobs went on");
 
-    // What is on the disk stays; what ran is gone, and runs again.
+    // Files on the disk stay; running jobs are gone, and run again.
     let Installed { machines, lab, .. } = &mut site;
     machines[0].crash();
     machines[0].boot_again(lab);
@@ -1049,7 +1050,7 @@ fn the_doctor_names_what_is_wrong_and_the_way_out() {
     );
     machine.ok(&["chmod", "0600", "/var/lib/mezcal-agent/pki/key.pem"]);
     machine.ok(&["systemctl", "start", "mezcal-engines@okazaki.service"]);
-    // What root can read and the accounts that need it cannot.
+    // Files that root can read and the accounts that need them cannot.
     let unreadable = [
         (
             "/etc/mezcal/agent.toml",
@@ -1081,7 +1082,7 @@ fn the_doctor_names_what_is_wrong_and_the_way_out() {
         let said = wrong(&found).join("\n");
         assert!(!well && said.contains(seen) && said.contains(fix), "{said}");
     }
-    // Room for bytes is not room for files, and a disk with errors takes neither.
+    // Room for bytes is not room for files, and a disk with errors has neither.
     for (options, seen) in [
         ("size=200m,nr_inodes=1", "no more files"),
         ("size=1m", "64 MiB are wanted"),
@@ -1139,7 +1140,7 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     };
     sh("tar -xzf mezcal.tar.gz; mezcal-*/install.sh --coordinator");
     has_everything(machine);
-    // It goes on with the programs of version 0.1, until it is upgraded.
+    // It runs the programs of version 0.1 until it is upgraded.
     three_files(machine);
     sh("mezcal-certs init pki --cluster mezcal");
     sh("mezcal-certs issue coordinator --dir pki --out /var/lib/mezcal-coordinator/pki");
@@ -1154,13 +1155,13 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
         "mkdir -p ~/.config/mezcal/profiles; echo 'coordinator = \"127.0.0.1:7433\"' > ~/.config/mezcal/profiles/default.toml",
     );
     assert!(sh("coordinator hosts").starts_with("HOST"));
-    // Its own host joins itself, and the admin runs something as a user of it.
+    // Its own host joins it, and the admin runs a job on it as a user.
     sh("useradd -m -u 2001 -s /bin/bash admin");
     sh("coordinator token create --host $(hostname) | mezcal-agent join 127.0.0.1 --token-file -");
     sh("systemctl enable --now mezcal-engines@admin mezcal-agent");
     assert!(sh("coordinator exec --all --cd / -- id -un").contains("admin"));
     assert!(sh("systemctl show -P StatusText mezcal-coordinator").contains("listens on"));
-    // An upgrade while something runs: new programs take over, and the job does not notice.
+    // An upgrade while a job runs: new programs take over, and the job does not notice.
     std::fs::write(
         machine.path("/root/jobs.json"),
         "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> ~/tries; until test -e ~/go; do sleep 0.1; done; cat ~/tries\"}\n",
@@ -1173,7 +1174,7 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     let pids =
         || sh("systemctl show -P MainPID mezcal-agent mezcal-coordinator mezcal-engines@admin");
     let before = pids();
-    // A program that does not run here, or none, replaces nothing.
+    // A program that does not run here, or is missing, replaces nothing.
     let files = || sh("cd /usr/bin; ls mezcal*; sha256sum mezcal-agent coordinator mezcal-certs");
     let there = files();
     sh("mkdir none other; printf '\\177ELF' > other/mezcal; chmod +x other/mezcal");
@@ -1203,7 +1204,7 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     );
     sh("touch /home/admin/go");
     sh(&format!("coordinator wait {batch}"));
-    // Other admins are taken up without a restart.
+    // A changed list of admins is applied without a restart.
     let before = pids();
     sh(
         "sed -i 's/^admins.*/admins = [\"nobody\"]/' /etc/mezcal/coordinator.toml; systemctl reload mezcal-coordinator",
@@ -1235,11 +1236,10 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     eprintln!("{}", exposure.lines().last().unwrap_or_default());
 }
 
-/// The names of the program beside its own.
+/// The names of links to the program.
 const LINKS: [&str; 3] = ["mezcal-agent", "coordinator", "mezcal-certs"];
 
-/// Puts programs that are files of their own, as version 0.1 had them, in the place of the one that
-/// is installed.
+/// Replaces the installed program by separate programs, as in version 0.1.
 fn three_files(machine: &Machine) {
     for name in LINKS {
         let at = machine.path(&format!("/usr/bin/{name}"));
@@ -1251,7 +1251,7 @@ fn three_files(machine: &Machine) {
     machine.ok(&["rm", "/usr/bin/mezcal"]);
 }
 
-/// One stripped file is installed, and these are links to it.
+/// Checks that one stripped file is installed, and that these are links to it.
 fn is_one_file(machine: &Machine, links: &[&str]) {
     let file = machine.path("/usr/bin/mezcal");
     let meta = file.symlink_metadata().expect("it is there");
@@ -1272,7 +1272,7 @@ fn is_one_file(machine: &Machine, links: &[&str]) {
     }
 }
 
-/// The program, manual pages, completions and units of both packages are there.
+/// Checks that program, manual pages, completions and units of both packages are there.
 fn has_everything(machine: &Machine) {
     is_one_file(machine, &LINKS);
     for name in ["mezcal", "coordinator"] {
@@ -1321,7 +1321,8 @@ fn has_everything(machine: &Machine) {
     ]);
 }
 
-/// Makes of the packages in a directory, with the programs of a build, such as version 0.1 had.
+/// Turns the packages in a directory, with the programs of a build, into packages as of version
+/// 0.1.
 const OLD_PACKAGES: &str = r#"
 cd "$1"; mkdir old
 for part in agent coordinator; do
@@ -1449,7 +1450,7 @@ fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     );
 }
 
-/// Makes RPM packages of the programs of a build, such as version 0.1 had.
+/// Makes RPM packages as of version 0.1, with the programs of a build.
 const OLD_RPMS: &str = r#"
 cd "$1"; mkdir -p old/files
 strip -o old/files/mezcal-agent "$2/agent"
@@ -1499,7 +1500,7 @@ fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
         .output()
         .expect("it starts");
     assert!(made.status.success(), "{}", text(&made.stderr));
-    // Debian's libraries are there, and RPM does not know.
+    // Debian's libraries are there, which RPM does not know.
     let rpm = |how: &str, files: &str| {
         machine.ok(&[
             "sh",
@@ -1507,7 +1508,7 @@ fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
             &format!("rpm {how} --force-debian --nodeps /root/{files}mezcal-*.rpm 2>&1"),
         ])
     };
-    // Three programs, as version 0.1 had them.
+    // Three programs, as in version 0.1.
     let old = Command::new("sh")
         .args(["-ec", OLD_RPMS, "sh"])
         .arg(machine.path("/root"))
@@ -1555,7 +1556,7 @@ fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
     );
 }
 
-/// The article's own setting: an account without root on hosts that share one home.
+/// The setting of the article: an account without root on hosts that share one home.
 #[test]
 fn hosts_that_share_a_home_are_provisioned_without_root() {
     let Some(mut site) =
@@ -1607,7 +1608,7 @@ fn hosts_that_share_a_home_are_provisioned_without_root() {
         .output()
         .expect("it starts");
     let archive = text(&packed.stdout).trim().to_owned();
-    // One of them has nothing by which an account could have something started.
+    // One of them has no service that an account could use to have a program started.
     site.machines[2].ok(&["rm", "-f", "/usr/bin/loginctl", "/usr/bin/crontab"]);
     let provision = || {
         site.run(
@@ -1682,7 +1683,7 @@ fn hosts_that_share_a_home_are_provisioned_without_root() {
         text(&again.stdout),
         text(&again.stderr)
     );
-    // An agent of version 0.1, a file of its own, makes room for the one that is installed.
+    // An agent of version 0.1, a separate file, is replaced by the installed one.
     let old = home.join(".local/lib/mezcal/0123456789abcdef");
     std::fs::create_dir_all(&old).expect("made");
     std::fs::copy(program("agent"), old.join("agent")).expect("copied");
@@ -1750,7 +1751,7 @@ fn a_user_with_a_program_for_engines_harms_nobody_else() {
         "mezcal-engines@okazaki.service",
     ]);
     site.wait_ready(1);
-    // Root has enabled engines for okazaki, who has put a program in their place.
+    // Root has enabled engines for okazaki, who has put another program in their place.
     std::fs::copy(
         program("false_keeper"),
         machine.path("/usr/local/bin/false_keeper"),
@@ -1793,7 +1794,8 @@ fn a_user_with_a_program_for_engines_harms_nobody_else() {
             what,
         )
     };
-    // okazaki's own jobs it may do with as it likes, and learns from them how others' are numbered.
+    // okazaki's engines may handle okazaki's own jobs as they like, and learn from them the
+    // numbering of other users' jobs.
     std::fs::write(
         site.dir.path().join("okazaki.json"),
         "{\"cmd\": \"true\"}\n",
@@ -1802,7 +1804,7 @@ fn a_user_with_a_program_for_engines_harms_nobody_else() {
     site.ok("okazaki", &["run", "--cd", "/", "okazaki.json", "-q"]);
     assert!(heard().contains("was given 1.1"), "{}", heard());
 
-    // sato's jobs keep both slots busy, and say when they ran and with what.
+    // sato's jobs keep both slots busy, and record their times and environment.
     const JOBS: usize = 90;
     let job = "{\"cmd\": \"echo $(date +%s.%N) $MEZCAL_JOB_ID $MEZCAL_ATTEMPT >> ~/times; sleep 1; echo $HUNTER\", \"env\": {\"HUNTER\": \"marigold\"}}\n";
     std::fs::write(site.dir.path().join("sato.json"), job.repeat(JOBS)).expect("written");
@@ -1826,7 +1828,7 @@ fn a_user_with_a_program_for_engines_harms_nobody_else() {
         site.ok("admin", &["hosts", "--json"])
             .contains("\"ready\":true")
     };
-    // Each for as long as it takes a few jobs.
+    // Each for the length of a few jobs.
     let for_a_while = |what: &str, restart: bool| {
         let begun = times().lines().count();
         assert!(wish(what).status.success());
@@ -1892,7 +1894,7 @@ fn a_user_with_a_program_for_engines_harms_nobody_else() {
             "okazaki's program has heard {secret}: {heard}"
         );
     }
-    // What it did is said, and it did not come to its own again.
+    // Its actions were logged, and it had no effect on other users' jobs.
     let journal = machine.ok(&[
         "journalctl",
         "--no-pager",

@@ -1,4 +1,4 @@
-//! Joining by tokens, and what a certificate is worth afterwards: real programs, real certificates.
+//! Joining by tokens, and the later life of certificates: real programs, real certificates.
 
 use mezcal_common::model::identity::Identity;
 use mezcal_common::model::token::Token;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A coordinator with an issuer, and an admin whose certificate `certs issue` has made.
+/// A coordinator with an issuer, and an admin whose certificate comes from `certs issue`.
 struct Site {
     dir: tempfile::TempDir,
     port: u16,
@@ -124,7 +124,7 @@ impl Site {
             .stderr(Stdio::piped())
             .spawn()
             .expect("it starts");
-        // One that has refused already reads nothing.
+        // A command that has already refused does not read its input.
         let _ = child
             .stdin
             .take()
@@ -155,7 +155,7 @@ impl Site {
         format!("127.0.0.1:{}", self.enrol)
     }
 
-    /// `agent join` of a host of this name, which keeps its files in a directory of that name.
+    /// `agent join` of a host with this name, which stores its files in a directory with this name.
     fn join(&self, host: &str, token: &str) -> Output {
         let (config, identity) = (
             format!("{host}/agent.toml"),
@@ -197,7 +197,7 @@ impl Site {
         .expect("written");
     }
 
-    /// The agent of a host that has joined and is configured, of this program.
+    /// Starts this agent program for a host that has joined and is configured.
     fn start_agent_of(&mut self, host: &str, agent: &Path) {
         let config = self.path(&format!("{host}/agent.toml"));
         let log = std::fs::File::create(self.path(&format!("{host}.log"))).expect("a log");
@@ -295,7 +295,7 @@ fn hosts_and_users_join_by_tokens_and_run_jobs() {
             std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o777,
             0o600
         );
-        // Again it does nothing, and needs no token.
+        // Repeated, it does nothing, and needs no token.
         let again = site.join(host, "no token");
         assert!(
             again.status.success() && text(&again.stdout).contains("\"joined\":false"),
@@ -347,8 +347,8 @@ fn hosts_and_users_join_by_tokens_and_run_jobs() {
     );
 }
 
-/// What processes were called with and what they have in their environment, as everybody on the
-/// host and their own user can see.
+/// Whether the command lines and environments of processes, which all users of the host and their
+/// own user can see, contain this secret.
 fn seen_in_proc(secret: &[u8]) -> bool {
     let pids = std::fs::read_dir("/proc")
         .expect("procfs")
@@ -360,7 +360,7 @@ fn seen_in_proc(secret: &[u8]) -> bool {
         .any(|text| text.windows(secret.len()).any(|part| part == secret))
 }
 
-/// Files below a directory that have something in them.
+/// Files below a directory that contain this secret.
 fn with_in_it(dir: &Path, secret: &[u8]) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir)
         .expect("readable")
@@ -383,7 +383,7 @@ fn with_in_it(dir: &Path, secret: &[u8]) -> Vec<PathBuf> {
 fn what_can_fail_here_fails_before_the_token_is_spent() {
     let site = Site::started("1h");
     let address = site.enrol_address();
-    // A user, at home for the first time: nothing is there, not even `.config`.
+    // A user whose home is new: it is empty, without even `.config`.
     let token = site.token(&["--user", "okazaki"]);
     let join = |home: &str, more: &[&str], token: &str| {
         let mut command = site.command("coordinator", &["join", &address, "--token-file", "-"]);
@@ -401,7 +401,7 @@ fn what_can_fail_here_fails_before_the_token_is_spent() {
             .write_all(token.as_bytes());
         child.wait_with_output().expect("it ends")
     };
-    // Homes in which that cannot be kept.
+    // Homes in which a certificate cannot be stored.
     let obstacles = [
         "none/.config/mezcal/default/",
         "profiles/.config/mezcal/profiles/default.toml",
@@ -429,7 +429,7 @@ fn what_can_fail_here_fails_before_the_token_is_spent() {
         "{}",
         text(&out.stderr)
     );
-    // Not a host's.
+    // A user's token is not a host's.
     let out = site.join("h1", &token);
     let said = text(&out.stderr);
     assert!(
@@ -448,7 +448,7 @@ fn what_can_fail_here_fails_before_the_token_is_spent() {
         .output()
         .expect("it runs");
     assert!(hosts.status.success(), "{}", text(&hosts.stderr));
-    // The port for this is open while there are tokens.
+    // The port for joining is open while there are tokens.
     let next = site.token(&["--host", "h1"]);
     let again = join("second", &[], &token);
     assert!(
@@ -527,7 +527,8 @@ fn root_imports_certificates_as_the_owner_of_the_store() {
     );
 }
 
-/// What `unshare` runs: the account that installed agents have, on a machine that may not have it.
+/// Runs under `unshare`: adds the account that installed agents have, which may be missing on this
+/// machine.
 fn with_the_agents_account(command: &mut Command, dir: &Path) {
     let mut passwd = std::fs::read_to_string("/etc/passwd").expect("readable");
     passwd.retain(|c| c != '\r');
@@ -613,7 +614,7 @@ fn root_joins_through_no_link_of_the_agents_account() {
         (0, 0),
         "nothing happened to what it leads to"
     );
-    // A link deeper down: the directory is theirs, and so is what lies in it.
+    // A link deeper down: the directory is theirs, and so are the files in it.
     std::fs::remove_file(state.join("pki")).expect("removed");
     std::fs::create_dir(state.join("pki")).expect("made");
     std::fs::write(victim.join("file"), "untouched").expect("written");
@@ -675,7 +676,7 @@ fn secrets_are_in_no_command_line_no_log_and_no_store() {
     assert!(looker.join().expect("it looks") > 0);
     assert!(!seen.load(Ordering::Relaxed), "in /proc");
     assert_eq!(with_in_it(site.dir.path(), &secret), Vec::<PathBuf>::new());
-    // The eyes are open.
+    // The search does find secrets.
     std::fs::write(site.path("secret"), &secret).expect("written");
     assert_eq!(with_in_it(site.dir.path(), &secret), [site.path("secret")]);
     let mut told = Command::new("sleep")
@@ -714,8 +715,7 @@ fn a_token_to_replace_an_identity_replaces_it_and_any_other_leaves_it() {
         );
         assert_eq!(certificate_of(&site, host), first);
     };
-    // A token that was thrown away, one that is for a first time, and a coordinator that cannot be
-    // asked.
+    // A token that was deleted, one for a host that is new, and a coordinator that does not answer.
     stays("", "");
     stays(
         &site.token(&["--host", host]),
@@ -767,7 +767,7 @@ fn a_host_is_called_by_its_short_or_its_full_name() {
         "{said}"
     );
     site.ok("coordinator", &["confirm-dead", "-p", "admin", "mezcal01"]);
-    // A token for a name that is known is that host's, however it is written.
+    // A token for a known name is that host's, however the name is written.
     let listed = site.ok(
         "coordinator",
         &[
@@ -788,7 +788,7 @@ fn a_host_is_called_by_its_short_or_its_full_name() {
     wait_for("it is there again", PATIENCE, || {
         (site.connected().len() == 1).then_some(())
     });
-    // A full name of which a known host has the short one may be a new host's.
+    // A full name whose short form is a known host may be a new host's.
     assert!(
         site.join("mezcal02", &site.token(&["--host", "mezcal02"]))
             .status
@@ -821,7 +821,7 @@ fn a_host_is_called_by_its_short_or_its_full_name() {
         ],
     );
     assert!(known.contains("\"mezcal02\""), "{known}");
-    // Of two that it may be it is neither.
+    // A name that may mean two hosts means neither.
     assert!(
         site.join("mezcal01.other", &site.token(&["--host", "mezcal01.other"]))
             .status
@@ -865,8 +865,8 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
         log().contains("revoked or replaced").then_some(())
     });
     assert!(site.connected().is_empty());
-    // What is here still looks good; a token that has been used helps nobody, and that is said.
-    // (Another one keeps the port open.)
+    // Its certificate still looks valid; a token that has been used is refused, and the message
+    // says so. (Another token keeps the port open.)
     site.token(&["--host", "mezcal09.lab"]);
     let out = site.join("mezcal01.lab", &token);
     let said = text(&out.stderr);
@@ -876,7 +876,7 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
             && said.contains("has been used"),
         "{said}"
     );
-    // It joins again by a token alone, and its agent comes back by itself.
+    // It joins again with only a token, and its agent comes back by itself.
     let out = site.join(
         "mezcal01.lab",
         &site.token(&["--host", "mezcal01.lab", "--replace"]),
@@ -887,7 +887,7 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
         text(&out.stdout),
         text(&out.stderr)
     );
-    // A host that was taken away is known no more; one that is there is.
+    // A host that has left can be forgotten; one that is connected cannot.
     wait_for("it is there again", PATIENCE, || {
         (site.connected().len() == 1).then_some(())
     });
@@ -924,7 +924,7 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
         "",
     );
     assert!(unknown.status.code() == Some(2) && text(&unknown.stderr).contains("mezcal07.lab"));
-    // An admin loses their rights with their certificate, like anybody else.
+    // An admin loses all rights with the certificate, like any other user.
     let last = site.run(
         "coordinator",
         &["revoke", "-p", "admin", "--user", "admin"],
@@ -935,7 +935,7 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
         "{}",
         text(&last.stderr)
     );
-    // The one who does it hears that it is done.
+    // The admin who does it is told.
     let said = site.ok(
         "coordinator",
         &["revoke", "-p", "admin", "--user", "admin", "--force"],
@@ -1022,7 +1022,7 @@ fn a_host_that_was_revoked_or_has_not_been_seen_since_a_restart_is_shown_as_such
         again.starts_with("host mezcal01.lab: was revoked already, at 2"),
         "{again}"
     );
-    // One that is away when the coordinator is started again.
+    // A host that is absent when the coordinator is started again.
     site.stop_agents();
     site.kill_coordinator();
     site.start();
@@ -1096,8 +1096,8 @@ fn who_joins_at_the_port_for_members_hears_which_one_is_right() {
     assert!(site.join("mezcal01.lab", &host).status.success());
 }
 
-/// The agent's program as one of version 0.0.9: the same build with another number wherever its own
-/// is.
+/// The agent's program as version 0.0.9: the same build with another number in each place of its
+/// own.
 fn of_an_earlier_version(at: &Path) {
     let (ours, earlier) = (mezcal_common::VERSION, "0.0.9");
     assert_eq!(ours.len(), earlier.len(), "numbers of the same length");
@@ -1197,7 +1197,7 @@ fn an_upgrade_reaches_the_engines_when_what_runs_has_ended() {
         doctor.contains("engines older than their agent: mezcal01.lab"),
         "{doctor}"
     );
-    // One of two slots is idle, and takes nothing.
+    // One of two slots is idle, and gets no job.
     let second = run(&site, "readlink /proc/$PPID/exe");
     let status = |batch: &str| site.ok("coordinator", &["status", "-p", "admin", batch]);
     let why = site.ok(
@@ -1275,8 +1275,8 @@ impl Site {
         assert!(out.status.success(), "{}", text(&out.stderr));
     }
 
-    /// A detached batch of one job that sleeps for `mark` seconds in a session of its own, once
-    /// that runs, and one that waits.
+    /// A detached batch of one job that sleeps for `mark` seconds in a session of its own, which
+    /// runs already, and one that waits.
     fn batch(&self, user: &str, mark: u32) -> String {
         let jobs = [
             serde_json::json!({"cmd": format!("setsid --wait sleep {mark}")}),
@@ -1363,7 +1363,7 @@ fn what_a_revoked_user_has_ends_and_whoever_revokes_hears_what_that_was() {
         again.starts_with("user sato: was revoked already, at 2") && !again.contains("batch"),
         "{again}"
     );
-    // Their batches may go on.
+    // The user's batches may continue.
     site.join_as("sato");
     let kept = site.batch("sato", mark);
     let said = site.ok(
@@ -1374,7 +1374,7 @@ fn what_a_revoked_user_has_ends_and_whoever_revokes_hears_what_that_was() {
         said.contains("1 batch goes on (1 on hosts and 1 waiting)") && !asleep(mark).is_empty(),
         "{said}"
     );
-    // Until somebody says otherwise.
+    // Until an admin decides otherwise.
     let said = site.ok(
         "coordinator",
         &["revoke", "-p", "admin", "--user", "sato", "--json"],
@@ -1389,7 +1389,7 @@ fn what_a_revoked_user_has_ends_and_whoever_revokes_hears_what_that_was() {
     );
     assert!(asleep(mark).is_empty());
     assert_eq!(site.outcomes(&kept), ["cancelled", "cancelled"]);
-    // Of a host it is said what may still run there, and what can be done about it.
+    // For a host it reports the attempts that may still run there, with the remedies.
     site.batch("admin", mark);
     let said = site.ok("coordinator", &["revoke", "-p", "admin", "mezcal01.lab"]);
     assert!(
@@ -1573,7 +1573,7 @@ fn a_connection_ends_with_its_certificate_and_whoever_has_its_key_gets_another()
     let mut site = Site::started("4s");
     let token = site.token(&["--host", "mezcal01.lab"]);
     assert!(site.join("mezcal01.lab", &token).status.success());
-    // It is switched off until its certificate has long been over.
+    // It stays off until its certificate has expired.
     wait_for("it has expired", PATIENCE, || {
         let list = site.ok("coordinator", &["certs", "list", "-p", "admin"]);
         list.lines()
@@ -1595,19 +1595,19 @@ fn a_connection_ends_with_its_certificate_and_whoever_has_its_key_gets_another()
         "{}",
         site.log()
     );
-    // Four seconds are over before an agent looks for a new one: its connection ends, and it comes
-    // again.
+    // Its certificate of four seconds expires before the agent looks for a new one: its connection
+    // ends, and it connects again.
     wait_for("its connection has ended", PATIENCE, || {
         site.log().contains("has expired").then_some(())
     });
     wait_for("it has come again", PATIENCE, || {
         site.log().contains("connected again").then_some(())
     });
-    // What is revoked is not renewed, expired or not.
+    // A revoked certificate is not renewed, expired or not.
     site.ok("coordinator", &["revoke", "-p", "admin", "mezcal01.lab"]);
     let log = || std::fs::read_to_string(site.path("mezcal01.lab.log")).unwrap_or_default();
-    // It hears so if its certificate still was good just now; else nobody is there who would renew
-    // it.
+    // The refusal reaches it if its certificate was still valid; otherwise there is no coordinator
+    // that would renew it.
     wait_for("it is refused", PATIENCE, || {
         (log().contains("revoked or replaced") || log().contains("nobody answers")).then_some(())
     });
@@ -1617,7 +1617,7 @@ fn a_connection_ends_with_its_certificate_and_whoever_has_its_key_gets_another()
     wait_for("it looks for another certificate", PATIENCE, || {
         log().contains("is not renewed").then_some(())
     });
-    // A certificate that somebody has let it have is used at once, and not asked for.
+    // A certificate that a person has put there is used at once, and none is requested.
     std::fs::remove_dir_all(site.path("mezcal01.lab/pki")).expect("removed");
     let out = site.join(
         "mezcal01.lab",
@@ -1638,7 +1638,8 @@ fn a_connection_ends_with_its_certificate_and_whoever_has_its_key_gets_another()
 fn a_token_is_sent_to_no_other_coordinator_than_its_own() {
     let (site, other) = (Site::started("1h"), Site::started("1h"));
     let token = site.token(&["--host", "mezcal01.lab"]);
-    // Somebody else answers at the address: with their own certificate, they never see the token.
+    // Another coordinator answers at the address: with its own certificate, it never sees the
+    // token.
     other.token(&["--host", "mezcal01.lab"]);
     wait_for("it can be joined", PATIENCE, || {
         other.log().contains("can join").then_some(())
@@ -1680,8 +1681,7 @@ fn a_token_is_sent_to_no_other_coordinator_than_its_own() {
     );
 }
 
-/// Shows a token from an address of loopback that nobody else uses, and gives back what is said to
-/// that.
+/// Sends a token from a loopback address that no other client uses, and returns the answer.
 async fn guess(from: &str, site: &Site, token: &Token, secret: [u8; 16]) -> FromEnroller {
     let mut roots = rustls::RootCertStore::empty();
     roots
@@ -1766,14 +1766,14 @@ fn whoever_guesses_tokens_is_slowed_down_and_nobody_else() {
         looked_at + put_off == 40 && looked_at < 10,
         "{looked_at} of 40 were looked at"
     );
-    // Not even the right one is looked at, and so it is not used up either.
+    // Even the right one is not checked, and therefore not used up.
     runtime.block_on(async {
         while !refused(guess("127.0.0.9", &site, &token, [0; 16]).await).contains("try again in") {}
         assert!(
             refused(guess("127.0.0.9", &site, &token, token.secret).await).contains("try again in")
         );
     });
-    // Everybody else joins and is served.
+    // All other clients can join and are served.
     let out = site.join("mezcal01.lab", &text_of);
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(
@@ -1782,8 +1782,8 @@ fn whoever_guesses_tokens_is_slowed_down_and_nobody_else() {
     );
 }
 
-/// The certificates of a cluster that live for seconds are renewed again and again, and nothing
-/// that runs hears of it.
+/// The certificates of a cluster, which live for seconds, are renewed again and again, and running
+/// jobs do not notice.
 #[test]
 fn certificates_are_renewed_while_jobs_run() {
     let mut site = Site::started("12s");
@@ -1813,8 +1813,8 @@ fn certificates_are_renewed_while_jobs_run() {
         )
         .trim()
         .to_owned();
-    // It stays for longer than the certificate that it came with, and than several of those that
-    // others of its user's commands get.
+    // It stays connected for longer than the life of its first certificate, and of several that
+    // other commands of its user get.
     let mut attached = site.command(
         "coordinator",
         &[
@@ -1838,7 +1838,7 @@ fn certificates_are_renewed_while_jobs_run() {
         "the agent's third certificate",
         Duration::from_secs(90),
         || {
-            // Whoever uses theirs has it renewed on the way.
+            // A command that uses the user's certificate renews it on the way.
             site.ok("coordinator", &["status", "-p", "mezcal", &batch]);
             (renewals("agent mezcal01.lab") >= 3 && renewals("user okazaki") >= 2).then_some(())
         },
@@ -1876,8 +1876,8 @@ fn certificates_are_renewed_while_jobs_run() {
     );
 }
 
-/// The first packets of a real client, held so that it depends on us who sends them, from where and
-/// when.
+/// The first packets of a real client, held back so that the test decides from where and when they
+/// are sent.
 struct HeldClient {
     held: UdpSocket,
     client: SocketAddr,
@@ -1921,8 +1921,8 @@ impl HeldClient {
         (Self { held, client }, first)
     }
 
-    /// What the client says to this answer: the first datagram that is not a repetition of what it
-    /// has said before.
+    /// The client's reaction to this answer: its first datagram that is not a repetition of an
+    /// earlier one.
     fn after(&self, answer: &[u8], before: &[u8]) -> Vec<u8> {
         self.held.send_to(answer, self.client).expect("sent");
         let mut next = vec![0; 1500];
@@ -1937,7 +1937,7 @@ impl HeldClient {
     }
 }
 
-/// All that comes back for one datagram, until nothing has come for a while.
+/// All datagrams in answer to one datagram, until none has come for a while.
 fn answers(socket: &UdpSocket, address: &str, datagram: &[u8]) -> Vec<Vec<u8>> {
     socket
         .set_read_timeout(Some(Duration::from_secs(2)))
@@ -1951,8 +1951,8 @@ fn answers(socket: &UdpSocket, address: &str, datagram: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
-/// RFC 9000 §8.1: an address that has not shown that it is there gets no more than three times what
-/// it has sent, and where hosts join nothing but the question whether it is there.
+/// RFC 9000 §8.1: an address that has not been validated gets at most three times the bytes that it
+/// has sent, and at the port for joining only the request to validate it.
 #[test]
 fn whoever_sends_in_anothers_name_makes_nobody_send_much_to_it() {
     let site = Site::started("1h");
@@ -1974,15 +1974,15 @@ fn whoever_sends_in_anothers_name_makes_nobody_send_much_to_it() {
     drop(client);
 }
 
-/// The answer to that question counts for a while, from there, at that life of the coordinator, and
-/// that is all.
+/// A token of validation counts for a while, from that address, in that life of the coordinator,
+/// and nowhere else.
 #[test]
 fn an_address_is_shown_once_and_not_for_ever() {
     let mut site = Site::started("1h");
     site.token(&["--host", "mezcal01.lab"]);
     let address = site.enrol_address();
     let here = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    // A handshake goes on with the coordinator's certificate; a refusal is a few bytes.
+    // A handshake continues with the coordinator's certificate; a refusal is a few bytes.
     let accepted = |said: &[Vec<u8>]| said.iter().map(Vec::len).sum::<usize>() > 600;
     let shown = || {
         let (socket, (client, first)) = (here(), HeldClient::new());
@@ -2000,7 +2000,7 @@ fn an_address_is_shown_once_and_not_for_ever() {
     );
     let (late, late_socket) = shown();
     let (of_another_life, its_socket) = shown();
-    // How long quinn lets it count.
+    // The time for which quinn accepts it.
     std::thread::sleep(Duration::from_secs(16));
     assert!(
         !accepted(&answers(&late_socket, &address, &late)),

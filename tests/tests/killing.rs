@@ -1,5 +1,5 @@
-//! True cancel (P3): what is acknowledged as dead is dead, whatever it was and whoever failed
-//! meanwhile. Judged from /proc.
+//! True cancel (P3): a process acknowledged as dead is dead, whatever it was and whichever program
+//! failed meanwhile. Judged from /proc.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::mount::HungMount;
@@ -8,7 +8,7 @@ use mezcal_tests::{alive_with, control_groups_or_say_why, signal, wait_for};
 use serde_json::{Value, json};
 use std::process::{Child, Stdio};
 
-/// JSON lines.
+/// Jobs as JSON lines.
 fn lines(jobs: &[Value]) -> String {
     jobs.iter().map(|job| format!("{job}\n")).collect()
 }
@@ -24,7 +24,7 @@ fn ended(child: &mut Child) -> Option<i32> {
     .code()
 }
 
-/// Something of each host that is none of the cluster's business.
+/// Processes on each host that do not belong to the cluster.
 fn bystanders(cluster: &Cluster, hosts: usize, mark: &str) -> Vec<Child> {
     let start = |n| {
         let mut command = cluster.lab.command(n, "sleep".as_ref());
@@ -48,7 +48,7 @@ fn forty_eight_hostile_jobs_die(containment: &'static str) {
         })
         .collect();
     let mut run = cluster.start_run(&jobs, &[]);
-    // Four of each kind: the bombs alone are 192 processes.
+    // Four of each kind: the fork bombs alone are 192 processes.
     wait_for("all of them are there", PATIENCE, || {
         (alive_with(&mark).len() >= 270).then_some(())
     });
@@ -74,7 +74,7 @@ fn forty_eight_hostile_jobs_die(containment: &'static str) {
         ),
         (Some(48), Some(0), Some(0))
     );
-    // Most of them have died of the TERM; at least the deaf and the masked needed more.
+    // Most of them have died of the TERM; at least the deaf and the masked ones needed KILL.
     assert!(
         summary["killed"].as_u64().is_some_and(|n| n >= 16),
         "{summary}"
@@ -124,7 +124,7 @@ fn engines(cluster: &Cluster, host: usize) -> Vec<i32> {
         .collect()
 }
 
-/// Lets a process open nothing more than it has open now; or again as much as it may.
+/// Lets a process open no further descriptors; or again as many as it may.
 fn bar_descriptors(pid: i32, barred: bool) {
     let open: Vec<u64> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("it runs")
@@ -156,7 +156,7 @@ fn bar_descriptors(pid: i32, barred: bool) {
 fn a_host_whose_engines_do_not_start_is_absent_says_why_and_comes_back() {
     let cluster = Cluster::running(2, 2);
     let keeper = keeper(&cluster, 1);
-    // One after the other, since each gives one descriptor back, and another start takes two.
+    // One after the other, since each returns one descriptor, and another start takes two.
     for engine in engines(&cluster, 1) {
         bar_descriptors(keeper, true);
         signal(engine, libc::SIGKILL);
@@ -173,7 +173,7 @@ fn a_host_whose_engines_do_not_start_is_absent_says_why_and_comes_back() {
         Some(host()).filter(|host| host["ready"] == false)
     });
     let why = failing["failing"].as_str().expect("a reason").to_owned();
-    // Whether it lacks descriptors for the start, or the engine that was started does.
+    // Either the keeper lacks descriptors for the start, or the engine that was started does.
     let reasons = ["an engine died with status 1", "open files"];
     assert!(
         why.starts_with("2 of 2 engines do not start: ")
@@ -182,7 +182,7 @@ fn a_host_whose_engines_do_not_start_is_absent_says_why_and_comes_back() {
     );
     let listed = text(&cluster.run(&["hosts", "-p", "mezcal"]).stdout);
     assert!(listed.contains(&format!("failing: {why}")), "{listed}");
-    // Others are not affected, and who needs that host does not wait for ever.
+    // Other jobs are not affected, and a job that needs that host does not wait for ever.
     let jobs = "{\"cmd\": \"true\", \"host\": \"mezcal01\", \"id\": \"there\"}\n{\"cmd\": \"true\", \"id\": \"anywhere\"}\n";
     let mut run = cluster.start_run(jobs, &["--host-timeout", "5s"]);
     let reasons = wait_for("somebody asks", PATIENCE, || {
@@ -203,7 +203,7 @@ fn a_host_whose_engines_do_not_start_is_absent_says_why_and_comes_back() {
         "{there}"
     );
     assert_eq!(result_of(&cluster, "anywhere")["code"], 0);
-    // With room again its engines are started, and it works.
+    // With room again its engines are started, and the host works.
     bar_descriptors(keeper, false);
     wait_for("it is back", PATIENCE, || {
         Some(host()).filter(|host| host["ready"] == true && host["failing"].is_null())
@@ -211,7 +211,7 @@ fn a_host_whose_engines_do_not_start_is_absent_says_why_and_comes_back() {
     std::fs::write(cluster.path("again.json"), jobs).expect("written");
     let out = cluster.run(&["run", "-p", "mezcal", "again.json", "-o", "again.results"]);
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
-    // An engine that had no descriptors left says so before it goes.
+    // An engine that had no descriptors left reports it before it exits.
     cluster.finish_with(&["open files", "died with status 1"]);
 }
 
@@ -302,7 +302,7 @@ fn cancel_takes_jobs_batches_and_everything_of_ones_own() {
     ]);
     assert!(alive_with(&format!("sleep {mark}")).is_empty());
     assert_eq!(out.status.code(), Some(0));
-    // Without control groups, what a dying shell has reaped itself is not counted.
+    // Without control groups, processes that a dying shell has reaped itself are not counted.
     assert!(
         text(&out.stdout).starts_with("2 jobs cancelled; ")
             && text(&out.stdout).ends_with("killed, 0 are alive\n"),
@@ -331,7 +331,7 @@ fn a_cancel_that_takes_long_says_what_it_waits_for() {
     wait_for("it runs", PATIENCE, || {
         (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(())
     });
-    // The keeper first: it would have its engine go on.
+    // The keeper first: it would continue its engine.
     let stopped: Vec<i32> = [keeper(&cluster, 1)]
         .into_iter()
         .chain(engines(&cluster, 1))
@@ -375,7 +375,7 @@ fn an_engine_that_is_killed_or_stopped_harms_no_other_job() {
     ];
     let mut run = cluster.start_run(&lines(&jobs), &[]);
     let sleepers = || alive_with(&format!("sleep {mark}"));
-    // With the shell, whose command line says so, too.
+    // The count includes the shell, whose command line has the same words.
     wait_for("the victim runs", PATIENCE, || {
         (sleepers().len() == 3).then_some(())
     });
@@ -392,7 +392,7 @@ fn an_engine_that_is_killed_or_stopped_harms_no_other_job() {
     });
     let first_ones = sleepers();
     signal(victim.expect("the victim's engine"), libc::SIGKILL);
-    // The second attempt finds the file: whatever sleeps is of the first one.
+    // The second attempt finds the file: a process that sleeps is of the first one.
     wait_for("what it left is dead", PATIENCE, || {
         first_ones
             .iter()
@@ -437,7 +437,7 @@ fn a_keeper_that_is_killed_takes_its_jobs_along_and_they_run_again() {
             alive_with(&mark).is_empty(),
             "{containment}: the first attempt outlives the second"
         );
-        // One may have been sent to the agent while it was leaving, and was lost unstarted.
+        // One attempt may have been sent to the agent while it was leaving, and was lost unstarted.
         assert!(result_of(&cluster, "job")["attempt"].as_u64() >= Some(2));
         assert_eq!(
             std::fs::read_to_string(cluster.path("runs")).expect("written"),
@@ -457,7 +457,7 @@ fn a_stopped_agent_loses_its_jobs_at_the_end_of_the_lease_and_not_before() {
     ];
     let mut run = cluster.start_run(&lines(&jobs), &[]);
     let sleepers = || alive_with(&format!("sleep {mark}")).len();
-    // With the shell, whose command line says so, too.
+    // The count includes the shell, whose command line has the same words.
     wait_for("it runs", PATIENCE, || (sleepers() == 3).then_some(()));
     let agent = cluster.agent_pid(1);
     signal(agent, libc::SIGSTOP);
@@ -501,7 +501,7 @@ fn the_jobs_of_a_client_that_is_killed_die() {
     wait_for("they run", PATIENCE, || {
         (alive_with(&mark).len() >= 9).then_some(())
     });
-    // `start_run` started it by way of nsenter, which execs: the child is the client itself.
+    // `start_run` started it through nsenter, which execs: the child is the client itself.
     run.kill().expect("killed");
     let _ = run.wait();
     wait_for("nothing is left", 2 * PATIENCE, || {
@@ -540,7 +540,7 @@ fn no_shot_in_the_dark_after_thousands_of_leftovers() {
             json!({"cmd": format!("sleep {mark} & (setsid sleep {mark} &) ; true")})
         )
     };
-    // A first few, so that everything has been opened once.
+    // A few jobs first, so that everything has been opened once.
     let mut run = cluster.start_run(&(0..50).map(job).collect::<String>(), &[]);
     assert_eq!(ended(&mut run), Some(0));
     let before = count();
@@ -629,7 +629,7 @@ fn what_cannot_be_killed_is_said_and_its_slot_is_held_until_it_is_gone() {
         return cluster.finish();
     };
     let jobs = [
-        // One waits for its file in the engine, one in a process of its own.
+        // One job waits for its file in the engine, one in a process of its own.
         json!({"id": "engine", "cmd": "true", "out": "hung/file"}),
         json!({"id": "process", "cmd": "exec cat hung/file"}),
     ];
@@ -671,7 +671,7 @@ fn what_cannot_be_killed_is_said_and_its_slot_is_held_until_it_is_gone() {
         "it is named: {process}"
     );
     let mut next = cluster.start_run("{\"cmd\": \"echo fine\"}\n", &[]);
-    // The jobs are over, but the slots are not free: the coordinator has been asked for nothing.
+    // The jobs have ended, but the slots are not free: no job was pulled from the coordinator.
     wait_for("it is submitted", PATIENCE, || {
         cluster
             .log_text("run")
@@ -717,8 +717,8 @@ fn a_stopped_keeper_and_a_stopped_client_hurt_nobody_else() {
         (sleepers().len() == 3).then_some(())
     });
     signal(run.id() as i32, libc::SIGSTOP);
-    // It is lost when it has been silent for 20 s, and given up when its lease of another 20 s is
-    // over.
+    // It is lost when it has been silent for 20 s, and given up when its lease has ended after
+    // another 20 s.
     wait_for(
         "a client that says nothing loses its batch",
         2 * PATIENCE,
@@ -741,7 +741,7 @@ fn a_stopped_keeper_and_a_stopped_client_hurt_nobody_else() {
 
 #[test]
 fn recycled_process_ids_are_never_signalled() {
-    // In a process id namespace the next id can be chosen: strangers get the ids that jobs have
+    // In a PID namespace the next pid can be chosen: other processes get the pids that jobs have
     // just had.
     let script = r#"
         set -e
@@ -850,7 +850,7 @@ fn logs_show_files_and_what_is_kept_of_the_rest() {
             .expect("it starts")
     };
     let mut followers: Vec<Child> = ["file", "both", "kept"].map(follow).into();
-    // Each has begun when it has shown what there was.
+    // Each follower is ready when it has shown the output so far.
     for follower in &mut followers {
         let mut first = [0; 4];
         std::io::Read::read_exact(follower.stdout.as_mut().expect("a pipe"), &mut first)
@@ -873,7 +873,7 @@ fn logs_show_files_and_what_is_kept_of_the_rest() {
         (Some(0), "two\nthree\n".into(), String::new())
     );
     assert_eq!(ended_with[2], (Some(0), "three\n".into(), "two\n".into()));
-    // Ended, and its files are still there; what went to no file is in its result.
+    // The jobs have ended, and their files are still there; output without a file is in the result.
     assert_eq!(
         logs(&["file", "--out"]),
         (Some(0), format!("{seq}end\n"), String::new())

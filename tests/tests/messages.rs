@@ -1,11 +1,11 @@
-//! The table of messages in `docs/threats.md`: each field of each message has a row that says who
-//! may say it about what, and where that is checked. A field without a row, a row without its
-//! field, and a check that is not where the row says fail.
+//! The table of messages in `docs/threats.md`: each field of each message has a row with its
+//! permitted senders and subjects, and the place of the check. The test fails for a field without a
+//! row, a row without its field, and a check that is not in the place given.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Where the types are that travel between processes, and those that travel within them.
+/// Files with the types that travel between processes, and with those inside them.
 const SOURCES: [&str; 12] = [
     "common/src/message/agent.rs",
     "common/src/message/client.rs",
@@ -21,7 +21,7 @@ const SOURCES: [&str; 12] = [
     "common/src/model/ids.rs",
 ];
 
-/// Where the table begins.
+/// The heading above the table.
 const HEADING: &str = "## Who may say what";
 
 fn root() -> PathBuf {
@@ -32,7 +32,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Whether bytes from another process can become this type.
+/// Whether bytes from another process can be decoded as this type.
 fn travels(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let mut derived = false;
@@ -51,8 +51,8 @@ fn travels(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// `Type` or `Type::Variant`, with a field; a field without a name is `0`, and a message without
-/// fields has `none`.
+/// `Type` or `Type::Variant`, with a field; an unnamed field is `0`, and a message without fields
+/// has `none`.
 type Row = (String, String);
 
 fn fields_of(name: &str, fields: &syn::Fields, alone: bool, rows: &mut BTreeSet<Row>) {
@@ -68,7 +68,7 @@ fn fields_of(name: &str, fields: &syn::Fields, alone: bool, rows: &mut BTreeSet<
     }
 }
 
-/// Every field that can come from another process.
+/// All fields that can come from another process.
 fn fields() -> BTreeSet<Row> {
     let mut rows = BTreeSet::new();
     for source in SOURCES {
@@ -80,7 +80,7 @@ fn fields() -> BTreeSet<Row> {
                 }
                 syn::Item::Enum(item) if travels(&item.attrs) => {
                     let name = item.ident.to_string();
-                    // A variant without fields says something where it is a message by itself.
+                    // A variant without fields has a meaning where it is a message by itself.
                     let message = name.starts_with("To")
                         || name.starts_with("From")
                         || name.contains("To")
@@ -101,7 +101,7 @@ fn fields() -> BTreeSet<Row> {
     rows
 }
 
-/// The rows of the table, with their last column. One row may name several fields of a message.
+/// The rows of the table, with their last column. One row may list several fields of a message.
 fn table() -> BTreeMap<Row, String> {
     let text = read("docs/threats.md");
     let (_, table) = text
@@ -167,7 +167,7 @@ fn every_check_is_where_its_row_says() {
     let (mut texts, mut wrong) = (BTreeMap::new(), Vec::new());
     for ((message, field), checked) in table() {
         let at = format!("docs/threats.md, {message} {field}");
-        // `path` `function`, as often as it takes; or, in words, that nothing is decided by the
+        // `path` `function`, once or several times; or, in words, that no decision depends on the
         // field.
         let quoted: Vec<&str> = checked.split('`').skip(1).step_by(2).collect();
         assert!(

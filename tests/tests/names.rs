@@ -1,5 +1,5 @@
-//! Which host a name stands for, with real agents: certificates and admins decide, and no agent's
-//! word.
+//! The host that a name stands for, with real agents: certificates and admins decide, never an
+//! agent's word.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::lab::host_name;
@@ -76,7 +76,7 @@ fn an_agent_on_a_machine_with_anothers_name_gets_nothing_that_is_meant_for_the_o
         ["no_host", "exited"],
         "a host serves under the names of its certificate"
     );
-    // An admin may say otherwise, and a reload takes it up.
+    // An admin may decide otherwise, and a reload applies it.
     let toml = cluster.path("coordinator.toml");
     let config = std::fs::read_to_string(&toml).expect("readable");
     std::fs::write(

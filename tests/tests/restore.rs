@@ -1,4 +1,4 @@
-//! Copies of the store, put back while hosts still run what its original placed.
+//! Copies of the store, put back while hosts still run jobs that the original placed.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE};
 use mezcal_tests::{signal, wait_for};
@@ -10,7 +10,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A verb that has to do with the store.
+/// Runs a verb for the store on this file.
 fn with_store(cluster: &Cluster, verb: &str, file: &str) -> Output {
     cluster.run(&[
         verb,
@@ -36,7 +36,7 @@ fn copy_directory(from: &Path, to: &Path) {
 fn a_restored_copy_runs_nothing_beside_what_its_original_has_placed() {
     let mut cluster = Cluster::with(2, 1, "auto", "15s");
     cluster.start_coordinator();
-    // Whoever holds the lock is alive; the first one would go on for long.
+    // A job that holds the lock is alive; the first one would run for long.
     let cmd = "exec 9>>lock; flock -n 9 || touch overlap; echo $MEZCAL_ATTEMPT >> began; test $MEZCAL_ATTEMPT != 1 || exec sleep 600";
     std::fs::write(
         cluster.path("night.json"),
@@ -46,7 +46,7 @@ fn a_restored_copy_runs_nothing_beside_what_its_original_has_placed() {
     let submitted = cluster.run(&["run", "-p", "mezcal", "--detach", "night.json"]);
     done(&submitted);
     let batch = text(&submitted.stdout).trim().to_owned();
-    // The copy has the job, and does not know that it is placed.
+    // The copy has the job, and does not know that it was placed.
     done(&with_store(&cluster, "backup", "copy.db"));
     let mode = std::fs::metadata(cluster.path("copy.db"))
         .expect("there")
@@ -107,7 +107,7 @@ fn a_restored_copy_runs_nothing_beside_what_its_original_has_placed() {
     signal(cluster.agent_pid(1), libc::SIGCONT);
     cluster.wait_connected(2);
 
-    // The original comes back: nobody works for it who has met the other.
+    // The original comes back: an agent that has met the other one refuses it.
     cluster.stop_coordinator();
     std::fs::rename(cluster.path("state"), cluster.path("restored")).expect("moved");
     std::fs::rename(cluster.path("original"), cluster.path("state")).expect("moved");
@@ -126,7 +126,7 @@ fn a_restored_copy_runs_nothing_beside_what_its_original_has_placed() {
             .contains("the agent refuses this coordinator")
             .then_some(())
     });
-    // Neither does an agent that was started again.
+    // So does an agent that was started again.
     cluster.end_agent(2, libc::SIGTERM);
     let before = refusals(&cluster);
     cluster.start_agent(2);
@@ -134,7 +134,7 @@ fn a_restored_copy_runs_nothing_beside_what_its_original_has_placed() {
         (refusals(&cluster) > before).then_some(())
     });
     assert_eq!(began(&cluster), "1\n10000001\n");
-    // The way out: a copy of it is newer than both.
+    // The remedy: a copy of it is newer than both.
     done(&with_store(&cluster, "backup", "original.db"));
     cluster.stop_coordinator();
     done(&with_store(&cluster, "restore", "original.db"));
@@ -153,7 +153,7 @@ fn refusals(cluster: &Cluster) -> usize {
         .count()
 }
 
-/// The attempts that have begun, in their order.
+/// The attempts that have begun, in order.
 fn began(cluster: &Cluster) -> String {
     std::fs::read_to_string(cluster.path("began")).unwrap_or_default()
 }

@@ -17,7 +17,7 @@ fn lines(jobs: &[Value]) -> String {
     jobs.iter().map(|job| format!("{job}\n")).collect()
 }
 
-/// Submits jobs that nobody waits for. Gives back the batch's id.
+/// Submits jobs detached. Returns the batch's id.
 fn detach(cluster: &Cluster, jobs: &str, args: &[&str]) -> String {
     std::fs::write(cluster.path("detached.json"), jobs).expect("written");
     let all: Vec<&str> = ["run", "-p", "mezcal", "--detach", "detached.json"]
@@ -47,7 +47,7 @@ fn batches(cluster: &Cluster) -> Vec<Value> {
         .collect()
 }
 
-/// How often each job has been started, by the marks that they leave.
+/// Number of starts of each job, by the marks that they leave.
 fn starts(cluster: &Cluster, jobs: usize) -> Vec<usize> {
     let of = |n: usize| {
         std::fs::read_to_string(cluster.path(&format!("mark.{n}")))
@@ -134,7 +134,7 @@ fn done_failed_cancelled_and_skipped_jobs_are_counted_apart_everywhere() {
         Some(0)
     );
     assert_eq!(run(&cluster, &["wait", &batch]).status.code(), Some(1));
-    // As it is while the jobs end, and as it is read from the store.
+    // Once while the jobs end, and once read from the store.
     for restarted in [false, true] {
         if restarted {
             cluster.kill_coordinator();
@@ -180,7 +180,7 @@ fn done_failed_cancelled_and_skipped_jobs_are_counted_apart_everywhere() {
     cluster.finish();
 }
 
-/// What the dashboard is shown first.
+/// The first view of the dashboard.
 fn view(cluster: &Cluster) -> Value {
     let ask = "exec 3<> /dev/tcp/127.0.0.1/7480; printf 'GET /events HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3
         while read -r line <&3; do case $line in data:*) printf %s \"${line#data:}\"; break; esac; done";
@@ -211,7 +211,7 @@ fn what_jobs_wrote_is_counted_over_all_restarts() {
     wait_for("the last one runs", PATIENCE, || {
         cluster.path("runs").exists().then_some(())
     });
-    // It ends while its engine has no agent to tell.
+    // It ends while its engine has no agent to report to.
     cluster.end_agent(1, libc::SIGKILL);
     std::fs::write(cluster.path("go"), "").expect("written");
     wait_for("it has written", PATIENCE, || {
@@ -246,7 +246,7 @@ fn what_jobs_wrote_is_counted_over_all_restarts() {
 fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
     let cluster = Cluster::running(2, 2);
     let job = |what: &str| json!({"cmd": format!("echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; {what}"), "x_mine": [1.50, "é"]});
-    // Some are alike, one fails, and the last ones run until they are let go.
+    // Some are the same, one fails, and the last ones run until the test ends them.
     let mut jobs = vec![
         job("true"),
         job("true"),
@@ -268,7 +268,7 @@ fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
     });
     client.kill().expect("our child");
     client.wait().expect("our child");
-    // Whoever begins anew is told; so is whoever has another list or means another coordinator.
+    // A client that begins anew is told; so is one with another list or another coordinator.
     let resume = [
         "run",
         "-p",
@@ -310,7 +310,7 @@ fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
         code == Some(2) && why.contains("may still run") && why.contains("resume with a profile"),
         "{why}"
     );
-    // What is torn is written again.
+    // An incomplete line is written again.
     let torn = std::fs::read_to_string(&path).expect("readable");
     std::fs::write(&path, &torn[..torn.len() - 9]).expect("written");
     let mut again = cluster.command(&resume);
@@ -348,20 +348,20 @@ fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
         !cluster.path("results.json.batch").exists(),
         "nothing of it runs any more"
     );
-    // From here on it is as if nothing had happened: what failed runs again.
+    // From here on all is as without the interruption: failed jobs run again.
     assert_eq!(said(&resume).0, Some(1));
     assert_eq!(starts(&cluster, 11), [1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1]);
     assert_eq!(results(&path).len(), 11);
     cluster.finish();
 }
 
-/// `MEZCAL_CRASH_ROUNDS=N` kills it more often; the jobs then are N × 500.
+/// `MEZCAL_CRASH_ROUNDS=N` sets the number of kills; the jobs then are N × 500.
 #[test]
 fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     let rounds: u32 = std::env::var("MEZCAL_CRASH_ROUNDS")
         .ok()
         .map_or(20, |n| n.parse().expect("a number"));
-    // The last ones wait for us: until then there is something to be killed for.
+    // The last ones wait for the test: until then there is work to interrupt.
     let (short, long) = (rounds as usize * 500, 4);
     let count = short + long;
     let mut cluster = Cluster::with(12, 4, "auto", "15s")
@@ -379,7 +379,7 @@ fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     eprintln!("instants by seed {instant}");
     let (mut killed, mut seen) = (0, 0);
     while killed < rounds {
-        // Some work is done between two crashes; when in it, chance says.
+        // Some work is done between two crashes; the moment is random.
         instant = instant
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
@@ -394,8 +394,8 @@ fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
                 "the run has ended: {ended:?}\n{}",
                 cluster.log_text("run")
             );
-            // When only the last ones are left, agents show that it does: whoever never sees a
-            // coordinator for longer than its lease has to kill what it runs.
+            // When only the last ones are left, connected agents show progress: an agent that sees
+            // no coordinator for longer than its lease has to kill its jobs.
             let goes_on = seen > before || (seen == short && cluster.connected().len() == 12);
             (begin.elapsed() >= wait && goes_on).then_some(())
         });
@@ -406,7 +406,7 @@ fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     eprintln!("killed {killed} times, the last time after {seen} of {short} results");
     std::fs::write(cluster.path("go"), "").expect("written");
     let status = loop {
-        // What is left takes as long as it takes.
+        // The remaining jobs take as long as they take.
         let ended = wait_for("work goes on to its end", 4 * PATIENCE, || {
             match client.try_wait().expect("our child") {
                 Some(status) => Some(Some(status)),
@@ -462,7 +462,7 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
         "some have failed: {}",
         text(&waited.stderr)
     );
-    // It is there after a restart, too.
+    // It is still there after a restart.
     cluster.kill_coordinator();
     cluster.start_coordinator();
     cluster.wait_connected(2);
@@ -479,7 +479,7 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
     let out = run(&cluster, &["attach", &batch[..8]]);
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(text(&out.stdout).lines().count(), 8);
-    // No file is replaced by mistake, not even by that of a batch that there is not.
+    // No file is replaced by mistake, not even by the results of a batch that does not exist.
     std::fs::write(cluster.path("kept"), "kept").expect("written");
     for (batch, word) in [
         (batch.as_str(), "--force overwrites it"),
@@ -496,7 +496,7 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
         std::fs::read_to_string(cluster.path("kept")).expect("there"),
         "kept"
     );
-    // What failed is a job list again, from anywhere.
+    // The failed jobs are a job list again, from any client.
     let out = run(&cluster, &["results", &batch, "--failed"]);
     assert_eq!(out.status.code(), Some(0));
     let failed: Vec<Value> = text(&out.stdout)
@@ -519,7 +519,7 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
     );
     assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
     assert_eq!(results(&cluster.path("again.results")).len(), 2);
-    // Or the coordinator runs it again.
+    // The coordinator can also run them again.
     let retried = run(&cluster, &["retry", &batch, "--failed"]);
     assert_eq!(retried.status.code(), Some(0), "{}", text(&retried.stderr));
     let second = text(&retried.stdout).trim().to_owned();
@@ -532,7 +532,7 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
         Some(2),
         "forgotten"
     );
-    // Shells complete what there is.
+    // Shells complete the batches and jobs that exist.
     let complete = |words: &[&str]| {
         let all: Vec<&str> = ["--", "coordinator"].iter().chain(words).copied().collect();
         let mut command = cluster.command(&all);
@@ -550,7 +550,7 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
         complete(&["drain", "-p", "mezcal", "mez"]).trim(),
         "mezcal01\nmezcal02"
     );
-    // Others do not see it, and nobody may forget what runs.
+    // Other users do not see it, and no user may delete a batch that runs.
     assert!(
         text(&cluster.run(&["batches", "-p", "sato"]).stdout)
             .lines()
@@ -610,7 +610,7 @@ fn who_follows_a_batch_follows_it_across_restarts() {
     wait_for("the first results", PATIENCE, || {
         (received(&cluster) == 3).then_some(())
     });
-    // A hello, and after the welcome the wish.
+    // A hello, and after the welcome the request.
     let has_asked = |cluster: &Cluster, log: &str| {
         (cluster.log_text(log).matches("sent").count() >= 2).then_some(())
     };
@@ -651,7 +651,7 @@ fn who_follows_a_batch_follows_it_across_restarts() {
         (6, all),
         "each once, with its own job"
     );
-    // Without patience it is as it was: said, and status 3.
+    // Without patience it behaves as before: a message, and status 3.
     let endless = detach(&cluster, "{\"cmd\": \"sleep 60\"}\n", &[]);
     let mut waiting = start(
         &cluster,
@@ -668,7 +668,8 @@ fn who_follows_a_batch_follows_it_across_restarts() {
         has_asked(&cluster, "impatient")
     });
     cluster.kill_coordinator();
-    // Which answers that it knows of no such connection: it is noticed sooner than by silence.
+    // The new coordinator answers that it does not know the connection: faster than the idle
+    // timeout.
     cluster.start_coordinator();
     let status = wait_for("it gives up", PATIENCE, || {
         waiting.try_wait().expect("our child")
@@ -688,14 +689,14 @@ fn who_follows_a_batch_follows_it_across_restarts() {
 fn an_orderly_restart_in_the_middle_of_a_submission_loses_nothing() {
     let mut cluster = Cluster::running(1, 2);
     let (gate, rest) = ("until test -e go; do sleep 0.05; done; false", 20_000);
-    // Long enough that handing it over takes a while.
+    // Long enough that submitting it takes a while.
     let long = format!("true # {}", "x".repeat(4000));
     let list = lines(&[json!({"cmd": gate})])
         + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
     let mut client = cluster.start_run(&list, &["-q"]);
     let mut before = 0;
     for _ in 0..2 {
-        // More than before, if there are more to come.
+        // More than before, if more are to come.
         before = wait_for("some are there", PATIENCE, || {
             let jobs = batches(&cluster)
                 .iter()
@@ -769,7 +770,7 @@ fn a_cancel_goes_on_across_a_restart_of_the_coordinator() {
 fn what_is_detached_is_handed_over_across_restarts_and_starts_when_it_is_whole() {
     let mut cluster = Cluster::running(1, 2);
     let rest = 20_000;
-    // Long enough that handing it over takes a while, and all but the first wait for it.
+    // Long enough that submitting it takes a while, and all jobs but the first wait for that one.
     let long = format!("true # {}", "x".repeat(4000));
     let list = lines(&[json!({"cmd": "echo >> begun; false"})])
         + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
@@ -812,7 +813,7 @@ fn what_is_detached_is_handed_over_across_restarts_and_starts_when_it_is_whole()
             .expect("a batch")
     };
     assert_eq!(row(&id)["jobs"], rest + 1, "{}", text(&out.stderr));
-    // The other one names its batch, of which nothing ever starts.
+    // The other client names its batch, whose jobs never start.
     let said = text(&lost.stderr);
     assert_eq!(
         (lost.status.code(), text(&lost.stdout)),
@@ -962,7 +963,7 @@ fn a_second_coordinator_does_not_touch_the_store() {
         said.contains("another coordinator (process ") && said.contains("holds the store"),
         "{said}"
     );
-    // A copy can be had all the same, and is a store.
+    // A copy can still be made, and is a valid store.
     let (config, copy) = (cluster.path("coordinator.toml"), cluster.path("copy.db"));
     let backup = cluster.run(&[
         "backup",
@@ -983,7 +984,7 @@ fn a_second_coordinator_does_not_touch_the_store() {
 fn a_drained_host_gets_nothing_more_and_gives_back_what_is_too_slow() {
     let cluster = Cluster::running(2, 2);
     let mark = format!("25077{}", std::process::id());
-    // Whatever is taken away does not sleep when it runs again.
+    // An evicted job does not sleep when it runs again.
     let cmd = format!("echo $MEZCAL_HOST >> mark.$MEZCAL_JOB_ID; test -e go || sleep {mark}");
     let mut client = cluster.start_run(&lines(&vec![json!({"cmd": cmd}); 6]), &[]);
     // Their shells have the same words in their command lines.
@@ -1075,7 +1076,7 @@ fn a_host_that_is_confirmed_to_be_dead_is_not_waited_for() {
     let mark = format!("300.{}", std::process::id());
     let cmd = format!("echo $MEZCAL_HOST; test -e go || sleep {mark}");
     let mut client = cluster.start_run(&lines(&[json!({"cmd": cmd, "prefer": "mezcal01"})]), &[]);
-    // Its shell has the same words in its command line, and may not have looked yet.
+    // Its shell has the same words in its command line, and may not have read the file yet.
     let sleeps = |pid: &i32| {
         std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0"))
     };
@@ -1150,7 +1151,7 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
         !drained.status.success() && said.contains("store cannot be written"),
         "it would be forgotten: {said}"
     );
-    // Whoever was connected comes back, or its lease would end what runs there.
+    // All connected agents come back, or their leases would end the jobs there.
     let welcomes = |cluster: &Cluster| {
         cluster
             .log_text("agent01")
@@ -1163,7 +1164,7 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     wait_for("the agent is welcome", PATIENCE, || {
         (welcomes(&cluster) > before).then_some(())
     });
-    // The first one ends, and its agent keeps the outcome for as long as it takes.
+    // The first one ends, and its agent keeps the outcome for as long as needed.
     std::fs::write(cluster.path("go"), "").expect("written");
     wait_for("the log says so", PATIENCE, || {
         cluster
@@ -1245,7 +1246,7 @@ impl Stream {
             .expect("written");
     }
 
-    /// Reads up to a line of this kind.
+    /// Reads up to a line that is `wanted`, and returns it with the lines before it.
     fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> (Value, Vec<Value>) {
         let mut before = Vec::new();
         for line in self.output.by_ref() {
@@ -1288,7 +1289,7 @@ fn a_disk_that_is_full_for_a_while_ends_nothing_of_a_batch_that_is_known() {
             .contains("the store cannot be written")
             .then_some(())
     });
-    // For longer than what is new has to wait for its refusal.
+    // For longer than a new batch has to wait for its refusal.
     let refused = || {
         std::fs::write(cluster.path("new.json"), "{\"cmd\": \"true\"}\n").expect("written");
         run(
@@ -1320,7 +1321,7 @@ fn a_disk_that_is_full_for_a_while_ends_nothing_of_a_batch_that_is_known() {
     cluster.finish_with(&["the store cannot be written"]);
 }
 
-/// What the coordinator's host sees of its health.
+/// The readiness as seen from the coordinator's host.
 fn readiness(cluster: &Cluster) -> String {
     let ask = "exec 3<> /dev/tcp/127.0.0.1/7480; printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3";
     text(
@@ -1352,12 +1353,12 @@ fn starts_on_a_full_disk(ends: impl Fn(&mut Cluster), also: impl Fn(&Cluster)) {
     let again = |cluster: &mut Cluster| {
         cluster.disk().fill();
         ends(cluster);
-        // What the coordinator has given up is gone, too.
+        // Space that the coordinator has freed is used up, too.
         cluster.disk().fill();
         cluster.start_coordinator();
         cluster.wait_connected(1);
     };
-    // One that did not come to write anything is no other than one that did.
+    // A coordinator that could not write anything is no different from one that could.
     again(&mut cluster);
     again(&mut cluster);
     let full = wait_for("its health is not good", PATIENCE, || {
@@ -1418,7 +1419,7 @@ fn starts_on_a_full_disk(ends: impl Fn(&mut Cluster), also: impl Fn(&Cluster)) {
             .all(|line| line["result"]["stdout_tail"] == "done\n"),
         "{ended:?}"
     );
-    // The third one has waited, and comes back unstarted when its agent renews a certificate
+    // The third one has waited, and is returned unstarted if its agent renews a certificate
     // meanwhile.
     for n in [1, 2] {
         let mark = std::fs::read_to_string(cluster.path(&format!("mark.{n}"))).expect("it ran");
@@ -1436,7 +1437,7 @@ fn starts_on_a_full_disk(ends: impl Fn(&mut Cluster), also: impl Fn(&Cluster)) {
         "it goes on"
     );
     assert!(cluster.path("new").exists());
-    // As with room: another life, which every process may look at.
+    // As with free space: another life, which other processes may open, too.
     cluster.kill_coordinator();
     cluster.start_coordinator();
     let copy = cluster.path("copy.db");
@@ -1470,7 +1471,7 @@ fn a_coordinator_that_was_killed_starts_on_a_full_disk() {
 fn a_coordinator_that_was_stopped_starts_on_a_full_disk_and_has_it_alone() {
     let ends = |cluster: &mut Cluster| {
         cluster.stop_coordinator();
-        // As the last connection leaves it that is closed; the process may end before that.
+        // As the last connection leaves it when it closes; the process may end before that.
         let _ = std::fs::remove_file(cluster.disk().path().join("store.db-shm"));
     };
     starts_on_a_full_disk(ends, |cluster| {
@@ -1510,7 +1511,7 @@ fn a_stream_survives_its_coordinator() {
     stream.say(&(1..=40).map(job).collect::<Vec<_>>());
     let (first, _) = stream.until("a result", |line| line["job"].is_u64());
     cluster.kill_coordinator();
-    // While nobody is there to take them.
+    // While no client is connected to take the results.
     stream.say(&(41..=80).map(job).collect::<Vec<_>>());
     stream.say(&[
         json!({"cmd": "sleep 600"}),
@@ -1599,7 +1600,7 @@ fn a_stream_leaves_no_batch_open() {
         let mut stream = Stream::start(&cluster, &["--attended"]);
         let (begun, _) = stream.until("its batch", |line| line["event"] == "batch");
         let batch = begun["batch"].as_str().expect("an id").to_owned();
-        // As a program that ends: both of its ends are gone, at any time.
+        // Like a program that ends: both of its ends close, at any time.
         if round % 2 == 1 {
             stream.say(&[json!({"cmd": "true"})]);
             stream.until("its result", |line| line["job"] == 1);
@@ -1643,7 +1644,7 @@ fn a_stream_ends_with_whoever_attends_to_it() {
         assert_eq!(alive_with(&mark), Vec::<i32>::new(), "closed: {closed}");
         let _ = stream.child.wait();
     }
-    // Without that, the end of the input is the end of the jobs.
+    // Without that option, the end of the input is the end of the jobs.
     let mut stream = Stream::start(&cluster, &[]);
     stream.say(&[json!({"cmd": "sleep 0.5; echo done"})]);
     stream.input = None;

@@ -1,7 +1,7 @@
-//! The simulation ring: thousands of seeds, and mistakes that it must find.
+//! The simulation ring: thousands of seeds, and mutants that it must find.
 //!
 //! `MEZCAL_SIM_SEEDS=N` runs more of them, from `MEZCAL_SIM_FIRST` on; a failure prints the command
-//! that runs its seed again and shows all that led there.
+//! that runs its seed again with a full trace.
 
 use mezcal_coordinator::scheduler::WIDE_WAIT;
 use mezcal_tests::sim::{Mutant, Plan, play, run};
@@ -31,7 +31,7 @@ fn plan(seed: u64, mutant: Option<Mutant>) -> Plan {
     }
 }
 
-/// The same with hosts that are upgraded on the way.
+/// The same with hosts that are upgraded meanwhile.
 fn upgraded(seed: u64, mutant: Option<Mutant>) -> Plan {
     Plan {
         upgraded: true,
@@ -39,8 +39,7 @@ fn upgraded(seed: u64, mutant: Option<Mutant>) -> Plan {
     }
 }
 
-/// A wide job among narrow ones: as many of those as keep all slots busy for as long as it may
-/// wait.
+/// A wide job among narrow ones: enough of these to keep all slots busy for as long as it may wait.
 fn crowd(seed: u64, mutant: Option<Mutant>) -> Plan {
     let (hosts, slots) = (1 + seed as usize % 3, 2 + seed as usize % 5);
     let jobs = (hosts * slots * 2 * (WIDE_WAIT as usize + 5)) as u32;
@@ -56,13 +55,13 @@ fn crowd(seed: u64, mutant: Option<Mutant>) -> Plan {
     }
 }
 
-/// The command that does again what has failed in a test, and shows all of it.
+/// The command that repeats a failure of a test, with a full trace.
 fn again(seed: Option<u64>, test: &str) -> String {
     let seed = seed.map_or(String::new(), |seed| format!("MEZCAL_SIM_SEED={seed} "));
     format!("{seed}MEZCAL_SIM_LOG=100000 cargo test -p mezcal-tests --test sim -- --exact {test}")
 }
 
-/// What is wrong with a seed, if anything.
+/// The promise that a seed breaks, if any.
 fn broken(seed: u64) -> Option<String> {
     let again = again(Some(seed), "promises_hold_under_every_fault");
     let broken = run(plan(seed, None)).err();
@@ -91,7 +90,7 @@ fn promises_hold_under_every_fault() {
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
-/// A failure can be looked at again only as long as nothing but the seed decides.
+/// A failure can be repeated only as long as the seed alone decides everything.
 #[test]
 fn a_seed_does_exactly_the_same_again() {
     for plan in (0..8)
@@ -102,8 +101,8 @@ fn a_seed_does_exactly_the_same_again() {
     }
 }
 
-/// Seeds beyond those that every run tries: users whose engines claim each other's attempts, an
-/// agent that was started again, and a job that had been given back often before it failed.
+/// Seeds beyond those of every run: users whose engines claim each other's attempts, an agent that
+/// was started again, and a job that had been returned often before it failed.
 #[test]
 fn seeds_that_have_once_broken_a_promise_hold() {
     let all: Vec<String> = [
@@ -115,13 +114,13 @@ fn seeds_that_have_once_broken_a_promise_hold() {
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
-/// Whether that is how a mistake shows.
+/// Whether a mutant shows in this way.
 fn breaks(mutant: Mutant, broken: &str) -> bool {
     let promises = mutant.breaks();
     promises.iter().any(|promise| broken.starts_with(promise))
 }
 
-/// The first seed that finds the mistake, and the promise that it breaks.
+/// Checks that some seed finds the mutant, by the promise that it breaks.
 fn found(mutant: Mutant) {
     found_in(plan, mutant);
 }
@@ -253,7 +252,7 @@ fn engines_that_are_replaced_while_they_run_something_are_found() {
 fn a_wide_job_among_narrow_ones_starts_within_its_bound() {
     let seeds: Vec<u64> = match number("MEZCAL_SIM_SEED") {
         Some(seed) => vec![seed],
-        // The last two have once broken it.
+        // The last two seeds have once broken it.
         None => (0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000) / 50)
             .chain([56, 1557])
             .collect(),

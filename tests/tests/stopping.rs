@@ -1,16 +1,16 @@
-//! The end of a host's programs, in whichever order they go: nothing of them is left, nothing
-//! panics, and it takes seconds.
+//! The end of a host's programs, in any order: no process is left, no program panics, and it takes
+//! seconds.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::lab::host_name;
 use mezcal_tests::{pids, signal, wait_for};
 use std::time::{Duration, Instant};
 
-/// How long a host may wait for all that is ours: the grace of jobs, and time to kill on a busy
+/// How long a host may take to end all our processes: the grace of jobs, and time to kill on a busy
 /// machine.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
-/// A job that does not end by being asked to.
+/// A job that ignores the request to end.
 const DEAF: &str =
     "{\"cmd\": \"trap '' TERM; echo $MEZCAL_ATTEMPT >> tries; while :; do sleep 0.1; done\"}\n";
 
@@ -31,7 +31,7 @@ fn keeper(cluster: &Cluster) -> i32 {
     wait_for("a keeper", PATIENCE, || pids().find(is_keeper))
 }
 
-/// No keeper and no engine of host 1 lives: each holds this lock.
+/// Whether no keeper and no engine of host 1 is alive: each holds this lock.
 fn nobody_holds_the_lock(cluster: &Cluster) -> bool {
     let uid = rustix::process::geteuid().as_raw();
     let path = cluster.path(&format!("run01/engines/{uid}.keeper"));
@@ -68,7 +68,7 @@ fn an_agent_whose_keeper_goes_first_while_it_stops_ends_without_another_one() {
 
 #[test]
 fn an_agent_that_waits_for_a_keepers_engines_ends_when_it_is_asked_to() {
-    // In a control group the engine could be killed all the same.
+    // In a control group the engine could be killed nevertheless.
     let mut cluster = Cluster::with(1, 1, "subreaper", "10m").start();
     let mut run = cluster.start_run(DEAF, &[]);
     wait_for("the job runs", PATIENCE, || {
@@ -84,7 +84,7 @@ fn an_agent_that_waits_for_a_keepers_engines_ends_when_it_is_asked_to() {
         .next()
         .and_then(|pid| pid.parse().ok())
         .expect("an engine");
-    // The keeper would continue it.
+    // Otherwise the keeper would continue it.
     signal(keeper, libc::SIGSTOP);
     signal(engine, libc::SIGSTOP);
     signal(keeper, libc::SIGKILL);
@@ -148,7 +148,8 @@ fn an_agent_that_is_stopped_as_it_takes_up_a_certificate_leaves_nothing() {
     cluster.finish();
 }
 
-/// What a service manager does to a session or a service: TERM to everything in its control group.
+/// The way of a service manager to end a session or a service: TERM to everything in its control
+/// group.
 #[test]
 fn a_host_that_shuts_down_waits_seconds_and_its_jobs_run_again() {
     let mut cluster = Cluster::running(1, 2);
@@ -161,7 +162,7 @@ fn a_host_that_shuts_down_waits_seconds_and_its_jobs_run_again() {
     wait_for("both run", PATIENCE, || {
         (tries(&cluster) == "1\n1\n").then_some(())
     });
-    // Not what holds the network.
+    // All processes but the one that holds the network.
     let (agent, keeper) = (cluster.agent_pid(1), keeper(&cluster));
     let below = |pid: &i32| {
         let mut at = *pid;
@@ -202,7 +203,7 @@ fn a_host_that_shuts_down_waits_seconds_and_its_jobs_run_again() {
     );
     assert!(begin.elapsed() < SHUTDOWN, "{:?}", begin.elapsed());
     assert!(!cluster.log_text("agent01").contains("panicked"));
-    // The host comes back: the jobs have one result each, and no run of them was beside another.
+    // The host comes back: the jobs have one result each, and no two of their runs overlapped.
     cluster.start_agent(1);
     let status = wait_for("the run ends", 2 * PATIENCE, || {
         run.try_wait().expect("our child")

@@ -1,5 +1,5 @@
-//! Rules about the source itself: one owner for each outside dependency, arrows between the wings of
-//! the coordinator, verbs that stand alone, pure cores, and sizes.
+//! Rules about the source itself: one owner for each outside dependency, dependencies between the
+//! wings of the coordinator, verbs that stand alone, pure cores, and sizes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Rust sources below a folder, with their text. Tests beside the code are left out.
+/// Rust sources below a folder, with their text. Files of unit tests are left out.
 fn sources(folder: &str) -> Vec<(String, String)> {
     fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(dir).expect("readable").flatten() {
@@ -73,7 +73,7 @@ fn each_outside_dependency_has_one_owner() {
             continue;
         }
         for (dependency, owner) in owners {
-            // The program for everything has the agent's command beside the coordinator's.
+            // The program for everything contains the agent's command beside the coordinator's.
             if (name.as_str(), dependency) == ("coordinator/src/bin/mezcal.rs", "mezcal_agent") {
                 continue;
             }
@@ -86,8 +86,8 @@ fn each_outside_dependency_has_one_owner() {
     }
 }
 
-/// The first names of the paths in `code` that begin with `start`: of `crate::verb::run` and the
-/// like with `crate::` it is `verb`. A group in braces has no name.
+/// The first names of the paths in `code` that begin with `start`: for `crate::verb::run` and
+/// `crate::` it is `verb`. A group in braces gives no name.
 fn named_below<'a>(code: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
     code.split(start).skip(1).map(|rest| {
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
@@ -95,7 +95,7 @@ fn named_below<'a>(code: &'a str, start: &'a str) -> impl Iterator<Item = &'a st
     })
 }
 
-/// Whether a file has tests and nothing else.
+/// Whether a file has only tests.
 fn is_of_tests(name: &str) -> bool {
     name.contains("/tests/")
 }
@@ -123,7 +123,7 @@ fn no_verb_knows_another_one() {
     }
 }
 
-/// The wings of the coordinator, and which of the others each may name.
+/// The wings of the coordinator, and the other wings that each may name.
 const WINGS: [(&str, &[&str]); 9] = [
     ("cli", &["client", "exit", "verb"]),
     ("verb", &["client", "exit", "jobs", "report"]),
@@ -136,8 +136,8 @@ const WINGS: [(&str, &[&str]); 9] = [
     ("exit", &[]),
 ];
 
-/// Files that may name more: where a client has a coordinator in its own process, or on its own
-/// host.
+/// Files that may name more: those where a client has a coordinator in its own process, or on its
+/// own host.
 const DOORS: [(&str, &[&str]); 8] = [
     ("client.rs", &["service"]),
     ("client/cluster.rs", &["service"]),
@@ -185,7 +185,7 @@ fn the_wings_of_the_coordinator_name_only_those_below_them() {
     }
 }
 
-/// What has a core: the file of this name and the folder beside it.
+/// The pure cores: for each the file of this name and the folder beside it.
 const CORES: [&str; 5] = [
     "agent/src/engine",
     "agent/src/keeper",
@@ -194,8 +194,8 @@ const CORES: [&str; 5] = [
     "coordinator/src/scheduler",
 ];
 
-/// What lies in the folders of cores and drives them, or asks the kernel for them: files of these
-/// names and what is in the folders beside them.
+/// Files in the folders of cores that drive them or call the kernel for them, with the folders
+/// beside these files.
 const DRIVERS: [&str; 22] = [
     "agent/src/engine/clone",
     "agent/src/engine/counters",
@@ -275,9 +275,9 @@ fn every_file_says_what_it_owns() {
 fn what_the_design_calls_something_else_is_not_used() {
     for (name, text) in all() {
         for word in ["worker", "master", "Manager", "Helper"] {
-            // The one sentence that ops people search for.
+            // The one phrase that administrators search for.
             let text = text.replace("persistent worker", "");
-            // A key that other programs know, which is refused.
+            // A key of other programs, which is refused.
             let text = text.replace("(\"worker\", ", "");
             assert!(
                 !text.contains(word),
@@ -287,15 +287,15 @@ fn what_the_design_calls_something_else_is_not_used() {
     }
 }
 
-/// Lines that a file may have, and a function: more needs a reason beside it.
+/// Most lines of a file, and of a function: more needs a reason beside it.
 const FILE: usize = 500;
 const FUNCTION: usize = 70;
 
-/// How the reason for a greater length begins: in the description of a file, or in a comment above
-/// a function.
+/// The prefix of the reason for a greater length, in the description of a file or in a comment
+/// above a function.
 const REASON: &str = "Long: ";
 
-/// Functions of a file that are longer than they may be, each with its line.
+/// Functions of a file that are longer than allowed, each with its line.
 struct Long<'a> {
     lines: Vec<&'a str>,
     found: Vec<String>,
@@ -337,7 +337,7 @@ impl<'ast> Visit<'ast> for Long<'_> {
 fn files_and_functions_are_short_or_say_why_not() {
     let mut found = Vec::new();
     for (name, text) in all() {
-        // Scripts of tests are as long as their subject.
+        // Scripts of tests may be of any length.
         if name.contains("/tests/") {
             continue;
         }
@@ -379,7 +379,7 @@ impl<'ast> Visit<'ast> for Enums {
     }
 }
 
-/// Matches on enums of this repository that have an arm for whatever else there may be.
+/// Matches on enums of this repository that have an arm for all other variants.
 struct Wildcards<'a> {
     enums: &'a BTreeSet<String>,
     found: Vec<usize>,
@@ -407,7 +407,7 @@ impl<'ast> Visit<'ast> for Wildcards<'_> {
     }
 
     fn visit_expr_match(&mut self, item: &'ast syn::ExprMatch) {
-        // The patterns themselves, not what is within tuples or other enums.
+        // The patterns themselves, not those within tuples or other enums.
         let own = |arm: &syn::Arm| {
             let mut names = Names {
                 enums: self.enums,
@@ -423,7 +423,7 @@ impl<'ast> Visit<'ast> for Wildcards<'_> {
             names.found
         };
         let rest = item.arms.iter().find_map(|arm| match &arm.pat {
-            // With a condition it leaves the others to their own arms.
+            // With a condition it leaves the other variants to their own arms.
             syn::Pat::Wild(rest) if arm.guard.is_none() => {
                 Some(rest.underscore_token.spans[0].start().line)
             }
