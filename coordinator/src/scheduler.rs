@@ -109,7 +109,7 @@ pub struct Scheduler {
     effects: VecDeque<Effect>,
     mistake: Option<Mistake>,
     /// Set in simulations: the placements that break P4.
-    watch: Option<near::Watch>,
+    watch: Option<near::Findings>,
 }
 
 impl Scheduler {

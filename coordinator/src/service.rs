@@ -54,7 +54,7 @@ use crate::scheduler::Scheduler;
 use crate::store::Store;
 use batch::Batch;
 use batches::Batches;
-use durable::Kept;
+use durable::Durable;
 pub use handle::{ClientPort, ServiceHandle};
 use intake::Intake;
 use mezcal_common::model::clock::BootInstant;
@@ -111,7 +111,7 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
     );
     let (answers, from_store) = mpsc::channel(STORE_DEPTH);
     let mut batches = Batches::default();
-    let kept = match store {
+    let durable = match store {
         None => None,
         Some(store) => {
             scheduler = scheduler.durable(settings.client_lease);
@@ -127,13 +127,13 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
             for row in reader.batches()? {
                 batches.insert(row.status.id, Batch::stored(&row));
             }
-            Some(Kept::new(writer, reader, behind_sender))
+            Some(Durable::new(writer, reader, behind_sender))
         }
     };
     let enrolment = settings.enrolment.clone();
     let service = Service::new(
         scheduler,
-        kept,
+        durable,
         batches,
         settings,
         inputs.downgrade(),

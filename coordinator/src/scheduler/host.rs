@@ -57,7 +57,7 @@ pub(super) struct Host {
     /// Idle slots that are kept for a job of several slots, and when it may keep some again.
     pub(super) kept: Option<wide::Kept>,
     pub(super) no_more_before: Option<BootInstant>,
-    pub(super) record: quarantine::Record,
+    pub(super) record: quarantine::Failures,
     pub(super) drain: Drain,
     /// Its place in the scheduler's indices: whether it wants jobs, and since when its longest idle
     /// slot has been idle.
@@ -113,7 +113,7 @@ impl Host {
             fenced: BTreeMap::new(),
             kept: None,
             no_more_before: None,
-            record: quarantine::Record::default(),
+            record: quarantine::Failures::default(),
             drain: Drain::default(),
             indexed: (false, None),
             had_room: 0,

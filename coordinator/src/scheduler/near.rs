@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Findings for a simulation.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(super) struct Findings {
     in_vain: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Scheduler {
     #[doc(hidden)]
     #[must_use]
     pub fn watched(mut self) -> Self {
-        self.watch = Some(Watch::default());
+        self.watch = Some(Findings::default());
         self
     }
 

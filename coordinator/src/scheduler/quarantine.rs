@@ -57,7 +57,7 @@ pub(super) struct Suspicion {
 
 /// The evidence against a host.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(super) struct Failures {
     streaks: BTreeMap<BatchSerial, Streak>,
     pub(super) suspicions: BTreeMap<BatchSerial, Suspicion>,
     /// Quarantines without a success between them.
@@ -66,7 +66,7 @@ pub(super) struct Record {
     pub(super) until: Option<BootInstant>,
 }
 
-impl Record {
+impl Failures {
     /// Forgets a batch that has ended.
     pub(super) fn forget(&mut self, batch: BatchSerial) {
         self.streaks.remove(&batch);

@@ -205,7 +205,7 @@ impl Batch {
 }
 
 /// One client's view of one batch.
-pub(super) struct Watch {
+pub(super) struct Following {
     /// The client has opened the batch, which lives with its clients.
     owner: bool,
     wish: Wish,
@@ -233,7 +233,7 @@ pub(super) enum Next {
     Nothing,
 }
 
-impl Watch {
+impl Following {
     /// The view of a client that has opened the batch and has `have` results.
     pub(super) fn of_owner(have: u64) -> Self {
         Self {

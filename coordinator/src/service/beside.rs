@@ -63,8 +63,9 @@ impl Service {
     }
 
     pub(super) fn reads(&self) -> Result<Reads, String> {
-        let kept = self.kept.as_ref();
-        kept.map(|kept| kept.reads().clone())
+        let durable = self.durable.as_ref();
+        durable
+            .map(|durable| durable.reads().clone())
             .ok_or_else(|| KEEPS_NOTHING.into())
     }
 

@@ -1,7 +1,7 @@
 //! Results on their way to the clients that follow a batch: from memory while they are new, else
 //! from the store, and no more at a time than the client has room for.
 
-use super::batch::{Batch, Next, Watch};
+use super::batch::{Batch, Following, Next};
 use super::input::Input;
 use super::outlet::Outlet;
 use super::peers::{Client, ClientId};
@@ -91,7 +91,7 @@ impl Service {
     /// Reads the next results for a client, beside the loop and after a pause, unless they are
     /// being read for another client.
     fn read(&mut self, id: ClientId, batch: BatchId, after: u64, pause: Duration) {
-        let (Some(kept), Some(known)) = (&self.kept, self.batches.get(batch)) else {
+        let (Some(durable), Some(known)) = (&self.durable, self.batches.get(batch)) else {
             return;
         };
         let client = self.clients.get_mut(&id);
@@ -108,7 +108,7 @@ impl Service {
             return others.push(id);
         }
         self.readings.insert(what, vec![id]);
-        let (reads, serial, so_far) = (kept.reads().clone(), known.serial(), known.results());
+        let (reads, serial, so_far) = (durable.reads().clone(), known.serial(), known.results());
         self.beside(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -158,7 +158,7 @@ impl Service {
 fn send_results(
     name: BatchId,
     batch: &mut Batch,
-    watch: &mut Watch,
+    watch: &mut Following,
     version: u16,
     outlet: &mut Outlet<ToClient>,
 ) -> Option<u64> {

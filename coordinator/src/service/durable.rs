@@ -34,7 +34,7 @@ pub(super) struct Trouble {
 }
 
 /// The state that a service with a store has for it.
-pub(super) struct Kept {
+pub(super) struct Durable {
     writer: Writer,
     reads: Reads,
     /// Records handed to the store so far, and how many of them are safe.
@@ -62,7 +62,7 @@ pub(super) struct Kept {
     behind: watch::Sender<bool>,
 }
 
-impl Kept {
+impl Durable {
     pub(super) fn new(writer: Writer, reader: Reader, behind: watch::Sender<bool>) -> Self {
         Self {
             writer,

@@ -26,8 +26,8 @@ impl Service {
             | Effect::Welcome(..)
             | Effect::HeartbeatSeen { .. }
             | Effect::Place(..)) => {
-                let kept = &mut self.kept;
-                let mut text = |key| kept.as_mut().and_then(|kept| kept.text(key));
+                let durable = &mut self.durable;
+                let mut text = |key| durable.as_mut().and_then(|durable| durable.text(key));
                 let message =
                     effect.for_agent(WallTime::now(), |key| text(key).unwrap_or_default());
                 self.tell_agent(message);

@@ -3,7 +3,7 @@
 
 use super::batch::Batch;
 use super::counters::{Host, Present};
-use super::durable::Kept;
+use super::durable::Durable;
 use super::state::Service;
 use super::view::{BatchView, HostView, Running, View};
 use crate::scheduler::Scheduler;
@@ -130,7 +130,7 @@ impl Service {
             batches: [unfinished, self.batches.len() - unfinished],
             hosts: hosts.into_iter().map(host).collect(),
             expiries: self.expiries(),
-            unsaved: self.kept.as_ref().map_or(0, Kept::unsaved),
+            unsaved: self.durable.as_ref().map_or(0, Durable::unsaved),
             writable: self.trouble().is_none(),
         })
     }

@@ -1,6 +1,6 @@
 //! Agents and clients that are connected, and messages that wait for a client to read them.
 
-use super::batch::Watch;
+use super::batch::Following;
 use super::intake::{InHand, Load};
 use super::outlet::{Outlet, Weight};
 use mezcal_common::message::agent::ToAgent;
@@ -28,7 +28,7 @@ pub(super) const MAX_ASKED: usize = 16_384;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ClientId(pub(super) u64);
 
-pub(super) struct AgentLink {
+pub(super) struct AgentConnection {
     pub(super) sender: mpsc::Sender<ToAgent>,
     pub(super) peer: Peer,
 }
@@ -84,7 +84,7 @@ pub(super) struct Client {
     waiting: usize,
     /// A task will say when there is room.
     told_of_room: bool,
-    watches: BTreeMap<BatchId, Watch>,
+    watches: BTreeMap<BatchId, Following>,
     user: String,
     /// None within this process.
     peer: Option<Peer>,
@@ -183,7 +183,7 @@ impl Client {
     pub(super) fn deliveries(
         &mut self,
     ) -> (
-        impl Iterator<Item = (BatchId, &mut Watch)>,
+        impl Iterator<Item = (BatchId, &mut Following)>,
         &mut Outlet<ToClient>,
     ) {
         let watches = self.watches.iter_mut();
@@ -219,7 +219,7 @@ impl Client {
         self.version
     }
 
-    pub(super) fn follow(&mut self, batch: BatchId, watch: Watch) {
+    pub(super) fn follow(&mut self, batch: BatchId, watch: Following) {
         self.watches.insert(batch, watch);
     }
 
@@ -227,17 +227,17 @@ impl Client {
         self.watches.remove(&batch);
     }
 
-    pub(super) fn watch(&self, batch: BatchId) -> Option<&Watch> {
+    pub(super) fn watch(&self, batch: BatchId) -> Option<&Following> {
         self.watches.get(&batch)
     }
 
-    pub(super) fn watch_mut(&mut self, batch: BatchId) -> Option<&mut Watch> {
+    pub(super) fn watch_mut(&mut self, batch: BatchId) -> Option<&mut Following> {
         self.watches.get_mut(&batch)
     }
 
     /// Whether it has opened that batch, or opened it again.
     pub(super) fn owns(&self, batch: BatchId) -> bool {
-        self.watch(batch).is_some_and(Watch::is_owners)
+        self.watch(batch).is_some_and(Following::is_owners)
     }
 
     pub(super) fn followed(&self) -> impl Iterator<Item = BatchId> {

@@ -12,7 +12,7 @@ pub(super) const KEEPS_NOTHING: &str =
 impl Service {
     /// This coordinator is stopping, and another one will go on with the store.
     pub(super) fn has_a_successor(&self) -> bool {
-        self.stopping && self.kept.is_some()
+        self.stopping && self.durable.is_some()
     }
 
     /// Why not even messages about a known batch can be accepted; when the store cannot be written,
@@ -23,8 +23,8 @@ impl Service {
 
     /// Why nothing can be stored at present.
     pub(super) fn trouble(&self) -> Option<String> {
-        let kept = self.kept.as_ref()?;
-        kept.trouble().map(ToOwned::to_owned)
+        let durable = self.durable.as_ref()?;
+        durable.trouble().map(ToOwned::to_owned)
     }
 
     /// Why nothing new can be accepted at present.

@@ -2,11 +2,11 @@
 
 use super::arrivals::Arrivals;
 use super::batches::Batches;
-use super::durable::Kept;
+use super::durable::Durable;
 use super::enrol::Enrolment;
 use super::input::Input;
 use super::observed::Observed;
-use super::peers::{AgentLink, Asked, Client, ClientId, Follow};
+use super::peers::{AgentConnection, Asked, Client, ClientId, Follow};
 use super::reading::Reading;
 use super::revocations::Revocations;
 use super::settings::Settings;
@@ -25,8 +25,8 @@ const GONE_GRACE: Duration = Duration::from_secs(2);
 
 pub(super) struct Service {
     pub(super) scheduler: Scheduler,
-    pub(super) kept: Option<Kept>,
-    pub(super) agents: HashMap<SessionId, AgentLink>,
+    pub(super) durable: Option<Durable>,
+    pub(super) agents: HashMap<SessionId, AgentConnection>,
     pub(super) clients: BTreeMap<ClientId, Client>,
     pub(super) batches: Batches,
     pub(super) admins: Vec<String>,
@@ -55,7 +55,7 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(
         scheduler: Scheduler,
-        kept: Option<Kept>,
+        durable: Option<Durable>,
         batches: Batches,
         settings: Settings,
         inputs: mpsc::WeakSender<Input>,
@@ -63,7 +63,7 @@ impl Service {
     ) -> Self {
         Self {
             scheduler,
-            kept,
+            durable,
             agents: HashMap::new(),
             clients: BTreeMap::new(),
             batches,

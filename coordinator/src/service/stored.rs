@@ -11,12 +11,12 @@ use std::collections::BTreeSet;
 impl Service {
     /// False if the service has to end.
     pub(super) fn store_said(&mut self, said: FromStore) -> bool {
-        let Some(kept) = &mut self.kept else {
+        let Some(durable) = &mut self.durable else {
             return true;
         };
         match said {
             FromStore::Committed { through, specs } => {
-                if kept.committed(through, specs) {
+                if durable.committed(through, specs) {
                     self.tell_all_who_wait(&Notice::StoreTrouble { why: None });
                 }
                 std::mem::take(&mut self.too_early)
@@ -25,7 +25,7 @@ impl Service {
             }
             FromStore::Trouble(why) => {
                 let now = BootInstant::now();
-                let trouble = kept.failed(why.clone(), now);
+                let trouble = durable.failed(why.clone(), now);
                 if trouble.is_said {
                     let why = Some(why.clone());
                     self.tell_all_who_wait(&Notice::StoreTrouble { why });
@@ -62,8 +62,10 @@ impl Service {
     /// Tells clients that wait for the word that a new batch is safe that it is not, and nothing of
     /// it runs. A known batch goes on waiting.
     fn refuse_what_is_new(&mut self, reason: &str, now: BootInstant) {
-        let Some(kept) = &mut self.kept else { return };
-        let (opening, accepted) = kept.not_begun();
+        let Some(durable) = &mut self.durable else {
+            return;
+        };
+        let (opening, accepted) = durable.not_begun();
         let mut new: BTreeSet<BatchId> = opening.into_iter().collect();
         // A batch that ends with its client is in no record.
         let ends_with_it = |batch: &BatchId| {

@@ -1,9 +1,9 @@
 //! The loop: handles events, performs their effects, and holds back those that wait for the store.
 
-use super::durable::Kept;
+use super::durable::Durable;
 use super::found::Found;
 use super::input::Input;
-use super::peers::{AgentLink, Client};
+use super::peers::{AgentConnection, Client};
 use super::settings::Adjustable;
 use super::state::Service;
 use crate::scheduler::{Effect, Record};
@@ -30,7 +30,7 @@ impl Service {
         loop {
             tokio::select! {
                 biased;
-                Some(said) = from_store.recv(), if self.kept.is_some() => {
+                Some(said) = from_store.recv(), if self.durable.is_some() => {
                     if !self.store_said(said) {
                         return;
                     }
@@ -67,8 +67,8 @@ impl Service {
     }
 
     fn nothing_is_left(&self) -> bool {
-        match &self.kept {
-            Some(kept) => kept.is_all_safe(),
+        match &self.durable {
+            Some(durable) => durable.is_all_safe(),
             None => self.batches.is_empty(),
         }
     }
@@ -83,7 +83,7 @@ impl Service {
                 sender,
                 peer,
             } => {
-                let link = AgentLink { sender, peer };
+                let link = AgentConnection { sender, peer };
                 self.agent_came(session, name, *hello, link, now);
             }
             Input::Agent(session, message) => self.agent_said(session, message, now),
@@ -141,7 +141,7 @@ impl Service {
 
     fn stop(&mut self, now: BootInstant) {
         self.stopping = true;
-        if self.kept.is_none() {
+        if self.durable.is_none() {
             for batch in self.batches.iter().map(|(id, _)| *id).collect::<Vec<_>>() {
                 self.end_batch(batch, Some("the coordinator was stopped".into()), now);
             }
@@ -166,7 +166,7 @@ impl Service {
     fn perform(&mut self) {
         self.release();
         while let Some(effect) = self.scheduler.poll_effect() {
-            let Some(kept) = &mut self.kept else {
+            let Some(durable) = &mut self.durable else {
                 self.carry_out(effect);
                 continue;
             };
@@ -177,23 +177,23 @@ impl Service {
                     {
                         outcome.iter().for_each(|outcome| observed.attempt(outcome));
                     }
-                    kept.issue(record);
+                    durable.issue(record);
                 }
                 effect => {
-                    if let Some(effect) = kept.when_safe(effect) {
+                    if let Some(effect) = durable.when_safe(effect) {
                         self.carry_out(effect);
                     }
                 }
             }
         }
-        if let Some(kept) = &mut self.kept {
-            kept.write();
+        if let Some(durable) = &mut self.durable {
+            durable.write();
         }
     }
 
     /// Performs the effects that the store has made safe.
     fn release(&mut self) {
-        while let Some(effect) = self.kept.as_mut().and_then(Kept::next_safe) {
+        while let Some(effect) = self.durable.as_mut().and_then(Durable::next_safe) {
             self.carry_out(effect);
         }
     }

@@ -3,7 +3,7 @@
 use super::admit;
 use super::batch::Batch;
 use super::intake::InHand;
-use super::peers::{AgentLink, Asked, Client, ClientId};
+use super::peers::{AgentConnection, Asked, Client, ClientId};
 use super::state::Service;
 use crate::scheduler::Event;
 use mezcal_common::message::agent::{Hello, ToCoordinator};
@@ -17,7 +17,7 @@ impl Service {
         session: SessionId,
         name: String,
         hello: Hello,
-        link: AgentLink,
+        link: AgentConnection,
         now: BootInstant,
     ) {
         // The certificate may have been revoked meanwhile.
@@ -81,7 +81,7 @@ impl Service {
     }
 
     pub(super) fn agent_gone(&mut self, session: SessionId, reason: &str, now: BootInstant) {
-        if let Some(AgentLink { peer, .. }) = self.agents.remove(&session) {
+        if let Some(AgentConnection { peer, .. }) = self.agents.remove(&session) {
             let host = &peer.identity().name;
             let here = self
                 .scheduler
@@ -176,7 +176,7 @@ impl Service {
         if self.clients.values().any(|client| client.owns(batch)) {
             return;
         }
-        if self.kept.is_some() && self.batches.get(batch).is_some_and(Batch::is_stored) {
+        if self.durable.is_some() && self.batches.get(batch).is_some_and(Batch::is_stored) {
             self.scheduler.handle(Event::Unattended { batch }, now);
         } else {
             self.batches.remove(batch);

@@ -1,7 +1,7 @@
 //! Following batches, listing them, and forgetting them.
 
 use crate::exit::chain;
-use crate::service::batch::Watch;
+use crate::service::batch::Following;
 use crate::service::found::{Found, Listing};
 use crate::service::pages::paged;
 use crate::service::peers::{ClientId, Follow};
@@ -60,9 +60,9 @@ impl Service {
     }
 
     fn is_opening(&self, batch: BatchId) -> bool {
-        self.kept
+        self.durable
             .as_ref()
-            .is_some_and(|kept| kept.is_opening(batch))
+            .is_some_and(|durable| durable.is_opening(batch))
     }
 
     pub(in crate::service) fn batch_found(
@@ -94,7 +94,7 @@ impl Service {
             }
             Ok(Some(row)) => {
                 let Follow { by, wish, .. } = asked;
-                self.watch(by.client, batch, Watch::attached(wish));
+                self.watch(by.client, batch, Following::attached(wish));
                 let row = with_running(row, &self.scheduler.running_by_batch());
                 let (request, batch) = (by.request, Ok(Box::new(row)));
                 self.answer(by, [ToClient::Attached { request, batch }]);
@@ -167,8 +167,8 @@ impl Service {
         if !known.is_done() {
             return Err("that batch has not ended; cancel it first".into());
         }
-        if let Some(kept) = &self.kept {
-            kept.forget(known.serial());
+        if let Some(durable) = &self.durable {
+            durable.forget(known.serial());
         }
         self.batches.remove(batch);
         for client in self.clients.values_mut() {

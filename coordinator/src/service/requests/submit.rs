@@ -2,7 +2,7 @@
 
 use crate::jobs::too_large;
 use crate::scheduler::Event;
-use crate::service::batch::{Batch, Watch};
+use crate::service::batch::{Batch, Following};
 use crate::service::peers::ClientId;
 use crate::service::state::Service;
 use mezcal_common::message::client::{BatchTerms, Submission, ToClient};
@@ -38,7 +38,7 @@ impl Service {
         host_sets: &[Vec<String>],
         jobs: &[Submission],
     ) -> Option<String> {
-        let in_memory = self.kept.is_some();
+        let in_memory = self.durable.is_some();
         let batch = self.batches.get_mut(batch)?;
         let size = batch.size_with(host_sets, jobs);
         if size.host_names > MAX_NAMED {
@@ -116,13 +116,13 @@ impl Service {
     ) {
         let batch = terms.context.batch;
         let refused = match self.batches.get(batch) {
-            Some(known) if known.owner() == user && self.kept.is_some() && !known.is_stored() => Some(
+            Some(known) if known.owner() == user && self.durable.is_some() && !known.is_stored() => Some(
                 "that batch ends with the connection that has opened it: nothing of it can be had over another one"
                     .into(),
             ),
-            Some(known) if known.owner() == user && self.kept.is_some() => {
+            Some(known) if known.owner() == user && self.durable.is_some() => {
                 let have = have.min(known.results());
-                self.watch(id, batch, Watch::of_owner(have));
+                self.watch(id, batch, Following::of_owner(have));
                 self.scheduler.handle(Event::Attended { batch }, now);
                 None
             }
@@ -171,7 +171,7 @@ impl Service {
             return Err("that batch exists already, and is ending".into());
         }
         // A command that runs once on each host ends with its client.
-        let (stored, name) = (self.kept.is_some() && !terms.once, terms.name.clone());
+        let (stored, name) = (self.durable.is_some() && !terms.once, terms.name.clone());
         let event = Event::Open {
             user: user.to_owned(),
             terms: Box::new(terms),
@@ -182,11 +182,11 @@ impl Service {
         };
         let new = Batch::new(serial, user.to_owned(), stored).named(name);
         self.batches.insert(batch, new);
-        self.watch(id, batch, Watch::of_owner(0));
+        self.watch(id, batch, Following::of_owner(0));
         Ok(())
     }
 
-    pub(super) fn watch(&mut self, id: ClientId, batch: BatchId, watch: Watch) {
+    pub(super) fn watch(&mut self, id: ClientId, batch: BatchId, watch: Following) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.follow(batch, watch);
         }
