@@ -78,10 +78,9 @@ impl Service {
             return;
         }
         match row {
+            // Perhaps it could not be read for that.
+            _ if self.batches.get(batch).is_none() => self.not_attached(asked, FORGOTTEN.into()),
             Err(why) => self.not_attached(asked, why),
-            Ok(_) if self.batches.get(batch).is_none() => {
-                self.not_attached(asked, FORGOTTEN.into());
-            }
             Ok(None) if self.is_opening(batch) => self.too_early.push(asked),
             // The batch has come there since it was read.
             Ok(None) if !asked.missed => self.attach(Follow {

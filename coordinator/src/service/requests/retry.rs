@@ -78,7 +78,8 @@ impl Service {
         if !self.is_there(&by) {
             return;
         }
-        let found = again.and_then(|again| Ok((again, self.may_run_again(batch)?)));
+        // A batch that was forgotten meanwhile could not be read, which is not the store's fault.
+        let found = self.may_run_again(batch).and_then(|of| Ok((again?, of)));
         let (again, (_, owner)) = match found {
             Ok(found) => found,
             Err(why) => return self.not_again(by, why),
