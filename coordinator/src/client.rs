@@ -8,6 +8,7 @@ pub mod embedded;
 pub(crate) mod names;
 pub mod note;
 pub mod profile;
+pub(crate) mod said;
 pub(crate) mod signals;
 pub mod submit;
 

@@ -6,6 +6,7 @@ use crate::client::beside::until;
 use crate::client::context::{GRACE, absolute, current_umask};
 use crate::client::names;
 use crate::client::profile::ProfileArgs;
+use crate::client::said::Said;
 use crate::client::signals::Signals;
 use crate::exit::{self, Exit};
 use crate::report::notice::describe;
@@ -249,14 +250,9 @@ impl Exec {
         answer: ToClient,
         signals: &mut Signals,
     ) -> Result<Option<ToService>, Exit> {
-        match answer {
-            ToClient::Output {
-                batch,
-                job,
-                stream,
-                data,
-                ..
-            } => {
+        let batch = self.batch;
+        match Said::of(answer) {
+            Some(Said::Output { job, stream, data }) => {
                 self.print(job, stream, &data, signals).await?;
                 Ok(Some(ToService::OutputTaken {
                     batch,
@@ -264,7 +260,7 @@ impl Exec {
                     bytes: data.len() as u32,
                 }))
             }
-            ToClient::Results { batch, results } | ToClient::CountedResults { batch, results } => {
+            Some(Said::Results(results)) => {
                 for (job, result) in results {
                     self.done += 1;
                     self.result(job, &result, signals).await?;
@@ -274,38 +270,21 @@ impl Exec {
                     results: self.done as u64,
                 }))
             }
-            ToClient::Notice { notice, .. } => {
+            Some(Said::Notice(notice)) => {
                 tell!("coordinator: {}", for_terminal(&describe(&notice)));
                 Ok(None)
             }
-            ToClient::Refused { reason } => Err(Exit::unreachable(format!(
+            Some(Said::Refused(reason)) => Err(Exit::unreachable(format!(
                 "the coordinator refused a request: {reason}"
             ))),
-            ToClient::Welcome { .. }
-            | ToClient::Fleet { .. }
-            | ToClient::Accepted { .. }
-            | ToClient::Hosts(_)
-            | ToClient::HostsPage { .. }
-            | ToClient::Cancelled { .. }
-            | ToClient::LogsAnswer { .. }
-            | ToClient::Opened { .. }
-            | ToClient::Attached { .. }
-            | ToClient::Described { .. }
-            | ToClient::Ended { .. }
-            | ToClient::Batches { .. }
-            | ToClient::BatchesApart { .. }
-            | ToClient::Retried { .. }
-            | ToClient::Done { .. }
-            | ToClient::Why { .. }
-            | ToClient::Unserved { .. }
-            | ToClient::Standings { .. }
-            | ToClient::Failing { .. }
-            | ToClient::TokensCreated { .. }
-            | ToClient::Tokens { .. }
-            | ToClient::Certificates { .. }
-            | ToClient::Renewed { .. }
-            | ToClient::CancelWaits { .. }
-            | ToClient::Revoked { .. } => Ok(None),
+            Some(
+                Said::Fleet { .. }
+                | Said::Opened { .. }
+                | Said::Accepted { .. }
+                | Said::Hosts(..)
+                | Said::Cancelled { .. },
+            )
+            | None => Ok(None),
         }
     }
 

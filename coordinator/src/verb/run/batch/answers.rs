@@ -1,6 +1,7 @@
 //! The coordinator's answers to a run, and results in their place when no more answers come.
 
 use super::Run;
+use crate::client::said::Said;
 use crate::client::submit::SUBMIT_JOBS;
 use crate::exit::Exit;
 use crate::report::notice::describe;
@@ -13,9 +14,9 @@ use std::time::Duration;
 
 impl Run {
     pub(super) async fn answer(&mut self, answer: ToClient) {
-        match answer {
-            ToClient::Fleet { agents, engines } => self.fleet = (agents, engines),
-            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
+        match Said::of(answer) {
+            Some(Said::Fleet { agents, engines }) => self.fleet = (agents, engines),
+            Some(Said::Results(results)) => {
                 self.received += results.len() as u64;
                 for (job, _) in &results {
                     if let Some(answered) = self.answered.get_mut(job.0 as usize - 1) {
@@ -32,46 +33,23 @@ impl Run {
                 self.for_output
                     .push_back(ToOutput::Results(results, WallTime::now()));
             }
-            ToClient::Notice { notice, .. } => {
+            Some(Said::Notice(notice)) => {
                 if let Notice::Halted { why, .. } = notice {
                     self.halted = Some(why);
                 }
                 self.say(describe(&notice));
             }
-            ToClient::Refused { reason } => self.refused(&reason).await,
-            ToClient::Opened {
+            Some(Said::Refused(reason)) => self.refused(&reason).await,
+            Some(Said::Opened {
                 host_sets,
                 jobs,
                 closed,
-                ..
-            } => {
+            }) => {
                 self.accepted = self.accepted.max(jobs);
                 self.submitter.opened(host_sets, jobs, closed);
             }
-            ToClient::Accepted { jobs, .. } => self.accepted = self.accepted.max(jobs),
-            ToClient::Welcome { .. }
-            | ToClient::Hosts(_)
-            | ToClient::HostsPage { .. }
-            | ToClient::Output { .. }
-            | ToClient::Cancelled { .. }
-            | ToClient::LogsAnswer { .. }
-            | ToClient::Attached { .. }
-            | ToClient::Described { .. }
-            | ToClient::Ended { .. }
-            | ToClient::Batches { .. }
-            | ToClient::BatchesApart { .. }
-            | ToClient::Retried { .. }
-            | ToClient::Done { .. }
-            | ToClient::Why { .. }
-            | ToClient::Unserved { .. }
-            | ToClient::Standings { .. }
-            | ToClient::Failing { .. }
-            | ToClient::TokensCreated { .. }
-            | ToClient::Tokens { .. }
-            | ToClient::Certificates { .. }
-            | ToClient::Renewed { .. }
-            | ToClient::CancelWaits { .. }
-            | ToClient::Revoked { .. } => {}
+            Some(Said::Accepted { jobs, .. }) => self.accepted = self.accepted.max(jobs),
+            Some(Said::Output { .. } | Said::Hosts(..) | Said::Cancelled { .. }) | None => {}
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::outbox::Item;
 use super::{Stream, answer};
+use crate::client::said::Said;
 use crate::exit::Exit;
 use crate::report::format::ClientTimes;
 use crate::report::notice::describe;
@@ -14,17 +15,16 @@ use std::time::Duration;
 
 impl Stream {
     pub(super) fn answer(&mut self, answer: ToClient) {
-        match answer {
-            ToClient::Fleet { agents, engines } => {
+        match Said::of(answer) {
+            Some(Said::Fleet { agents, engines }) => {
                 self.seen_agents |= agents > 0;
                 self.say(json!({"event": "fleet", "agents": agents, "engines": engines}));
             }
-            ToClient::Opened {
+            Some(Said::Opened {
                 host_sets,
                 jobs,
                 closed,
-                ..
-            } => {
+            }) => {
                 self.accepted(jobs);
                 (self.sent, self.ready) = (0, true);
                 (self.close_sent, self.closed) = (closed, closed);
@@ -32,40 +32,18 @@ impl Stream {
                 self.sets_sent =
                     usize::try_from(host_sets).map_or(self.sets.len(), |n| n.min(self.sets.len()));
             }
-            ToClient::Accepted { jobs, closed, .. } => {
+            Some(Said::Accepted { jobs, closed }) => {
                 self.accepted(jobs);
                 self.closed |= closed;
             }
-            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
-                self.results(results)
-            }
-            ToClient::Notice { notice, .. } => {
+            Some(Said::Results(results)) => self.results(results),
+            Some(Said::Notice(notice)) => {
                 self.say(json!({"event": "notice", "text": describe(&notice)}))
             }
-            ToClient::Hosts(hosts) => self.hosts(hosts, false),
-            ToClient::HostsPage { hosts, more } => self.hosts(hosts, more),
-            ToClient::Cancelled { request, summary } => self.cancelled(request, &summary),
-            ToClient::Refused { reason } => self.refused(&reason),
-            ToClient::Welcome { .. }
-            | ToClient::Output { .. }
-            | ToClient::LogsAnswer { .. }
-            | ToClient::Attached { .. }
-            | ToClient::Described { .. }
-            | ToClient::Ended { .. }
-            | ToClient::Batches { .. }
-            | ToClient::BatchesApart { .. }
-            | ToClient::Retried { .. }
-            | ToClient::Done { .. }
-            | ToClient::Why { .. }
-            | ToClient::Unserved { .. }
-            | ToClient::Standings { .. }
-            | ToClient::Failing { .. }
-            | ToClient::TokensCreated { .. }
-            | ToClient::Tokens { .. }
-            | ToClient::Certificates { .. }
-            | ToClient::Renewed { .. }
-            | ToClient::CancelWaits { .. }
-            | ToClient::Revoked { .. } => {}
+            Some(Said::Hosts(hosts, more)) => self.hosts(hosts, more),
+            Some(Said::Cancelled { request, summary }) => self.cancelled(request, &summary),
+            Some(Said::Refused(reason)) => self.refused(&reason),
+            Some(Said::Output { .. }) | None => {}
         }
     }
 
