@@ -3,6 +3,7 @@
 
 use anyhow::{Context, bail};
 use mezcal_common::system::account;
+use mezcal_common::system::output::print;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -66,7 +67,7 @@ pub fn run(called: &str, args: &BootArgs) -> anyhow::Result<bool> {
     let by_systemd = || lingers() && has_unit();
     let by_cron = || has_cron() && crontab().lines().any(|other| other == line);
     if by_systemd() || by_cron() {
-        println!("starts at boot already");
+        print("starts at boot already")?;
         return Ok(true);
     }
     if args.check {
@@ -80,22 +81,22 @@ pub fn run(called: &str, args: &BootArgs) -> anyhow::Result<bool> {
             units
                 .write(program)
                 .with_context(|| format!("cannot write {}", units.unit.display()))?;
-            println!(
+            print(format_args!(
                 "starts at boot, by this account's systemd ({})",
                 units.unit.display()
-            );
+            ))?;
             return Ok(true);
         }
     }
     if has_cron() && add_to_crontab(&line).is_ok() && by_cron() {
-        println!("starts at boot, by cron (`crontab -l`)");
+        print("starts at boot, by cron (`crontab -l`)")?;
         return Ok(true);
     }
-    println!(
+    print(format_args!(
         "does not come back after a reboot: {} may not linger, and no cron takes its jobs. Either let root run `loginctl enable-linger {}` and then \
          `{program} at-boot` again, or start `{program} run` after each boot",
         account.name, account.name
-    );
+    ))?;
     Ok(false)
 }
 

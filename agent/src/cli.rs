@@ -2,6 +2,7 @@
 
 use crate::keeper::driver::KeeperArgs;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use mezcal_common::system::output::{PIPE, Unwritten};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -122,19 +123,11 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
         }
         Verb::Doctor(args) => {
             mezcal_common::system::logging::init("error");
-            if crate::verb::doctor::run(&args) {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            answered(crate::verb::doctor::run(&args))
         }
         Verb::AtBoot(args) => {
             mezcal_common::system::logging::init("error");
-            match crate::boot::run(name, &args) {
-                Ok(true) => ExitCode::SUCCESS,
-                Ok(false) => ExitCode::FAILURE,
-                Err(e) => ended(Err(e)),
-            }
+            answered(crate::boot::run(name, &args))
         }
         Verb::Join(args) => {
             mezcal_common::system::logging::init("warn");
@@ -143,12 +136,24 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
     }
 }
 
+/// Success is a yes.
+fn answered(result: anyhow::Result<bool>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => ended(Err(e)),
+    }
+}
+
 fn ended(result: anyhow::Result<()>) -> ExitCode {
     let Err(e) = result else {
         return ExitCode::SUCCESS;
     };
+    if (e.downcast_ref::<Unwritten>()).is_some_and(Unwritten::has_no_reader) {
+        return ExitCode::from(PIPE);
+    }
     for line in mezcal_common::system::limits::named_in(&format!("{e:#}")).lines() {
-        eprintln!(
+        tell!(
             "agent: {}",
             mezcal_common::model::escape::for_terminal(line)
         );

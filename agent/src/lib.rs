@@ -9,6 +9,12 @@
 //! Decisions are made in three pure cores, [`supervisor::Supervisor`], [`keeper::Keeper`] and
 //! [`engine::Engine`]; drivers perform them.
 
+// A reader that has left must not end a program by a panic: `tell!`, and what returns an error.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+#[macro_use(tell)]
+extern crate mezcal_common;
+
 pub mod boot;
 pub mod cli;
 pub mod config;

@@ -7,6 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use mezcal_common::model::escape::{for_terminal, json_for_terminal};
 use mezcal_common::model::hosts;
 use mezcal_common::model::identity::{self, Identity, Role};
+use mezcal_common::system::output::{PIPE, Unwritten, print};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -104,9 +105,12 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
     };
     match run(verb) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e) if (e.downcast_ref::<Unwritten>()).is_some_and(Unwritten::has_no_reader) => {
+            ExitCode::from(PIPE)
+        }
         Err(e) => {
             for line in format!("{e:#}").lines() {
-                eprintln!("certs: {}", for_terminal(line));
+                tell!("certs: {}", for_terminal(line));
             }
             ExitCode::from(2)
         }
@@ -117,8 +121,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Init { dir, cluster } => {
             let (_, authority) = ClusterDir::init(&dir, &cluster)?;
-            println!("{}", authority.cluster());
-            eprintln!(
+            print(authority.cluster())?;
+            tell!(
                 "certs: made {}; keep ca-key.pem there safe, whoever has it can join the cluster",
                 dir.display()
             );
@@ -139,12 +143,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             Issue::Issuer { common } => {
                 let (cluster, authority) = ClusterDir::open(&common.dir)?;
                 let days = common.days.unwrap_or(ISSUER_DAYS);
-                println!(
-                    "{}",
-                    cluster
-                        .issue_issuer(&authority, days, common.out.as_deref())?
-                        .display()
-                );
+                let place = cluster.issue_issuer(&authority, days, common.out.as_deref())?;
+                print(place.display())?;
                 Ok(())
             }
         },
@@ -171,7 +171,7 @@ fn issue(role: Role, names: &[String], common: &Common, default_days: u32) -> an
             crate::days(common.days.unwrap_or(default_days)),
             out.as_deref(),
         )?;
-        println!("{}", place.display());
+        print(place.display())?;
     }
     Ok(())
 }
@@ -200,14 +200,17 @@ fn show(file: &Path, json: bool) -> anyhow::Result<()> {
             "identity": identity, "cluster": cluster, "serial": details.serial, "subject": details.subject,
             "issuer": details.issuer, "not_before": time(from), "not_after": time(until), "days_left": days_left,
         });
-        println!("{}", json_for_terminal(&object.to_string()));
+        print(json_for_terminal(&object.to_string()))?;
     } else {
-        println!("identity    {}", for_terminal(&identity));
-        println!("cluster     {}", for_terminal(&cluster));
-        println!("serial      {}", details.serial);
-        println!("issuer      {}", for_terminal(&details.issuer));
-        println!("not before  {}", time(from));
-        println!("not after   {}  ({days_left} days left)", time(until));
+        print(format_args!(
+            "identity    {}\ncluster     {}\nserial      {}\nissuer      {}\nnot before  {}\nnot after   {}  ({days_left} days left)",
+            for_terminal(&identity),
+            for_terminal(&cluster),
+            details.serial,
+            for_terminal(&details.issuer),
+            time(from),
+            time(until)
+        ))?;
     }
     Ok(())
 }

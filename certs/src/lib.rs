@@ -3,6 +3,12 @@
 //!
 //! The root's key stays offline. Coordinators that let hosts and users join have an issuer's key.
 
+// A reader that has left must not end a program by a panic: `tell!`, and what returns an error.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+#[macro_use(tell)]
+extern crate mezcal_common;
+
 mod authority;
 pub mod cli;
 mod directory;

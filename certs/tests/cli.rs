@@ -95,3 +95,26 @@ fn mistakes_are_named() {
     assert!(said(&["show", "pki/ca-key.pem"]).contains("no certificate"));
     assert!(said(&["init", "other", "--cluster", "Not OK"]).contains("lower-case"));
 }
+
+#[test]
+fn a_reader_that_has_left_ends_the_command_without_a_word() {
+    let tmp = tempfile::tempdir().expect("a directory");
+    for args in [
+        &["init", "pki", "--cluster", "mezcal"][..],
+        &["issue", "user", "sato", "--dir", "pki"],
+        &["show", "pki/ca.pem"],
+        &["show", "pki/ca.pem", "--json"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let out = Command::new(env!("CARGO_BIN_EXE_certs"))
+            .args(args)
+            .current_dir(tmp.path())
+            .env_remove("MEZCAL_PKI")
+            .stdout(writer)
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!((out.status.code(), &*said), (Some(141), ""), "{args:?}");
+    }
+}

@@ -35,6 +35,15 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("Mezcal runs on Linux only: it relies on /proc, subreapers and CLOCK_BOOTTIME");
 
+/// A line on standard error, if that has a reader: `eprintln!` would panic without one, and what
+/// the program has still to do would be left undone.
+#[macro_export]
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+
 pub mod message;
 pub mod model;
 pub mod system;

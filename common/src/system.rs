@@ -7,6 +7,7 @@ pub mod environment;
 pub mod files;
 pub mod limits;
 pub mod logging;
+pub mod output;
 pub mod proc;
 pub mod runtime;
 pub mod service_manager;

@@ -13,8 +13,7 @@ pub const UNREACHABLE: u8 = 3;
 pub const BUG: u8 = 70;
 /// Output cannot be written (EX_IOERR).
 pub const OUTPUT: u8 = 74;
-/// stdout was closed: 128 + SIGPIPE.
-pub const PIPE: u8 = 141;
+pub use mezcal_common::system::output::PIPE;
 
 /// An error with its exit status.
 #[derive(Debug)]
@@ -39,6 +38,17 @@ impl Exit {
         Self {
             status: UNREACHABLE,
             message: message.to_string(),
+        }
+    }
+
+    /// Standard output or error took no more. A reader that has left needs no message.
+    pub fn unwritten(e: &std::io::Error) -> Self {
+        match e.kind() {
+            std::io::ErrorKind::BrokenPipe => Self {
+                status: PIPE,
+                message: String::new(),
+            },
+            _ => Self::output(format!("cannot write output: {e}")),
         }
     }
 

@@ -3,13 +3,11 @@
 //! [`scheduler::Scheduler`] decides; [`service`] carries its decisions out for agents and clients;
 //! the other modules are clients.
 
-/// A line on standard error, if that has a reader: `eprintln!` would panic without one, and the
-/// results would be lost.
-macro_rules! tell {
-    ($($text:tt)*) => {{
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*)));
-    }};
-}
+// A reader that has left must not end a program by a panic: `tell!`, and what returns an error.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+#[macro_use(tell)]
+extern crate mezcal_common;
 
 pub mod cli;
 pub mod client;

@@ -595,6 +595,48 @@ fn exec_ends_its_commands_when_its_reader_leaves() {
 }
 
 #[test]
+fn commands_end_as_others_do_when_their_output_has_no_reader_left() {
+    let cluster = Cluster::running(1, 1);
+    std::fs::write(cluster.path("jobs.json"), "{\"cmd\": \"true\"}\n").expect("written");
+    let unread = |words: &[&str]| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let [verb, rest @ ..] = words else {
+            panic!("a verb")
+        };
+        let all: Vec<&str> = [verb, "-p", "mezcal"].iter().chain(rest).copied().collect();
+        let mut command = cluster.command(&all);
+        command.stdout(writer).stdin(Stdio::null());
+        let out = command.stderr(Stdio::piped()).output().expect("it runs");
+        (words.join(" "), out.status.code(), text(&out.stderr))
+    };
+    let (_, code, said) = unread(&["run", "--detach", "jobs.json"]);
+    assert_eq!(code, Some(141), "{said}");
+    // What it could not print is no loss: the batch is accepted, and listed.
+    let batches = text(&cluster.run(&["batches", "-p", "mezcal", "--json"]).stdout);
+    let batch: serde_json::Value =
+        serde_json::from_str(batches.lines().next().expect("one")).expect("JSON");
+    let batch = batch["id"].as_str().expect("an id");
+    cluster.run(&["wait", "-p", "mezcal", batch]);
+    for words in [
+        &["retry", batch][..],
+        &["status", batch],
+        &["status", "--json", batch],
+        &["batches"],
+        &["hosts", "--json"],
+        &["results", batch],
+    ] {
+        let (words, code, said) = unread(words);
+        assert_eq!(
+            (code, said.contains("panicked")),
+            (Some(141), false),
+            "{words}: {said}"
+        );
+    }
+    cluster.finish();
+}
+
+#[test]
 fn jobs_run_where_they_prefer_to_and_anywhere_rather_than_not_at_all() {
     let cluster = Cluster::running(3, 2);
     let job = |host: &str, id: usize| {

@@ -28,7 +28,10 @@ pub struct DoctorArgs {
 }
 
 /// Looks at everything. True if nothing is wrong.
-pub fn run(args: &DoctorArgs) -> bool {
+///
+/// # Errors
+/// The findings cannot be written.
+pub fn run(args: &DoctorArgs) -> anyhow::Result<bool> {
     let findings = match args
         .config
         .clone()
@@ -48,11 +51,8 @@ pub fn run(args: &DoctorArgs) -> bool {
             .map(|f| serde_json::json!(f).to_string() + "\n")
             .collect(),
     };
-    match std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        true => print!("{}", mezcal_common::model::escape::json_for_terminal(&text)),
-        false => print!("{text}"),
-    }
-    doctor::is_well(&findings)
+    mezcal_common::system::output::show(&text)?;
+    Ok(doctor::is_well(&findings))
 }
 
 fn look(path: &Path) -> Vec<Finding> {

@@ -9,6 +9,7 @@ use mezcal_common::model::identity::Role;
 use mezcal_common::system::account;
 use mezcal_common::system::config::{host_name, read_toml};
 use mezcal_common::system::files::{Directory, Owner, PRIVATE};
+use mezcal_common::system::output::print;
 use mezcal_common::wire::tls::Credentials;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         // A person who runs the command again may have thrown the token away.
         (Err(_), Some((_, credentials))) => {
             let name = &credentials.identity().name;
-            say(args, false, name, &config, &identity);
+            say(args, false, name, &config, &identity)?;
             return Ok(());
         }
         (Err(why), None) => anyhow::bail!(why),
@@ -99,8 +100,8 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
             if let Some((known, credentials)) = &had {
                 let remark = goes_on(known, credentials, e.into())?;
                 let name = &credentials.identity().name;
-                say(args, false, name, &config, &identity);
-                eprintln!("agent: {remark}");
+                say(args, false, name, &config, &identity)?;
+                tell!("agent: {remark}");
                 return Ok(());
             }
             keys.discard();
@@ -115,7 +116,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         let text = configuration(coordinator, &identity, args.slots, owner.is_some(), runtime);
         write_configuration(place, &config, &text)?;
     }
-    say(args, true, &joined.name, &config, &identity);
+    say(args, true, &joined.name, &config, &identity)?;
     remark(root, known, &joined, &config);
     Ok(())
 }
@@ -187,19 +188,19 @@ fn write_configuration(place: &Directory, config: &Path, text: &str) -> anyhow::
 /// together.
 fn remark(root: bool, known: Option<AgentConfig>, joined: &mezcal_certs::Joined, config: &Path) {
     if !root {
-        eprintln!(
+        tell!(
             "agent: `mezcal agent at-boot` has it started when this host is, or says what that takes; without it this agent does not come back"
         );
     }
     if let Some(known) = known.filter(|known| known.coordinator != joined.coordinator) {
         let (old, new) = (known.coordinator, &joined.coordinator);
-        eprintln!(
+        tell!(
             "agent: {} names the coordinator {old}, and the certificate came from {new}: is that the same one?",
             config.display()
         );
     }
     if let Some(clock) = &joined.clock {
-        eprintln!("agent: {clock}; the agent can be started when that is mended");
+        tell!("agent: {clock}; the agent can be started when that is mended");
     }
 }
 
@@ -253,20 +254,27 @@ fn configuration(
     text
 }
 
-fn say(args: &JoinArgs, new: bool, name: &str, config: &Path, identity: &Path) {
+fn say(
+    args: &JoinArgs,
+    new: bool,
+    name: &str,
+    config: &Path,
+    identity: &Path,
+) -> anyhow::Result<()> {
     if args.json {
         let object = serde_json::json!({"host": name, "joined": new, "config": config, "identity": identity});
-        println!("{object}");
+        print(object)?;
     } else if new {
-        eprintln!(
+        tell!(
             "agent: joined as {name}; configured by {}, key in {}",
             config.display(),
             identity.display()
         );
     } else {
-        eprintln!(
+        tell!(
             "agent: this host has joined already, as {name} ({}); --force gets another certificate",
             identity.display()
         );
     }
+    Ok(())
 }

@@ -10,7 +10,6 @@ use mezcal_common::model::escape::json_for_terminal;
 use mezcal_common::model::outcome::{Ended, JobResult, Place, WaitStatus};
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 /// Always six digits of a second.
@@ -28,17 +27,9 @@ pub(crate) fn counted(n: impl Into<u64>, one: &str, many: &str) -> String {
 /// that it might obey.
 ///
 /// # Errors
-/// Exit 74: it cannot be written.
+/// Exit 74 or 141: it cannot be written, or has no reader left.
 pub(crate) fn show(text: &str) -> Result<(), Exit> {
-    let mut out = std::io::stdout().lock();
-    let text = if out.is_terminal() {
-        json_for_terminal(text)
-    } else {
-        text.into()
-    };
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(Exit::output)
+    mezcal_common::system::output::show(text).map_err(|e| Exit::unwritten(&e.0))
 }
 
 /// Writes result lines.

@@ -4,7 +4,7 @@
 //! Writing may block for as long as a reader likes (`| less`): results then wait at the
 //! coordinator, because they are acknowledged only after they have been written.
 
-use crate::exit::{self, Exit};
+use crate::exit::Exit;
 use crate::jobs::Jobs;
 use crate::report::format::{ClientTimes, ResultFormat};
 use crate::report::progress::{Counts, Progress};
@@ -248,13 +248,9 @@ impl Output {
     }
 }
 
-/// A reader that has left needs no message.
 pub(crate) fn not_writable(e: &std::io::Error) -> Exit {
     match e.kind() {
-        std::io::ErrorKind::BrokenPipe => Exit {
-            status: exit::PIPE,
-            message: String::new(),
-        },
+        std::io::ErrorKind::BrokenPipe => Exit::unwritten(e),
         _ => Exit::output(format!(
             "cannot write results: {e}; jobs that had not ended were cancelled"
         )),

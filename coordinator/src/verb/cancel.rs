@@ -129,14 +129,14 @@ async fn answered(
             return Err(Exit::unreachable(why));
         }
         let tried = format_duration(patience);
-        eprintln!("{why}; what was cancelled stays so; trying to reach it again for {tried}");
+        tell!("{why}; what was cancelled stays so; trying to reach it again for {tried}");
         if !remote.reach_again(patience).await {
             let message = format!(
                 "{why}, and it was not reached again within {tried}; what it had taken of the cancel is carried out"
             );
             return Err(Exit::unreachable(message));
         }
-        eprintln!("the coordinator at {} is there again", remote.address);
+        tell!("the coordinator at {} is there again", remote.address);
         (what, again) = (by_id.clone(), true);
     }
 }
@@ -212,12 +212,12 @@ async fn answer(
             said = remote.port.answers.recv() => match said? {
                 ToClient::Cancelled { request: CANCEL, summary } => return Some(Ok(summary)),
                 ToClient::Refused { reason } => return Some(Err(reason)),
-                ToClient::CancelWaits { request: CANCEL, hosts } if !hosts.is_empty() => eprintln!("{}", waits(&hosts)),
+                ToClient::CancelWaits { request: CANCEL, hosts } if !hosts.is_empty() => tell!("{}", waits(&hosts)),
                 _ => {}
             },
             _ = reminder.tick() => match remote.version {
                 SAYS_MORE.. => drop(remote.port.requests.send(ToService::CancelWaits { request: CANCEL }).await),
-                ..SAYS_MORE => eprintln!("waiting for the proof that nothing is left"),
+                ..SAYS_MORE => tell!("waiting for the proof that nothing is left"),
             },
         }
     }

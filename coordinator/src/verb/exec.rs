@@ -337,13 +337,7 @@ impl Exec {
             // that vanished.
             number = signals.next() => std::process::exit(128 + i32::from(number)),
         };
-        written.map_err(|e| match e.kind() {
-            std::io::ErrorKind::BrokenPipe => Exit {
-                status: exit::PIPE,
-                message: String::new(),
-            },
-            _ => Exit::output(format!("cannot write output: {e}")),
-        })
+        written.map_err(|e| Exit::unwritten(&e))
     }
 
     fn prefixed(&self, index: usize, stream: Stream, lines: &[u8]) -> Vec<u8> {

@@ -304,12 +304,6 @@ impl<'a> Follower<'a> {
             self.format.object_line(&mut lines, &text, &result, times);
         }
         let written = output.write_all(&lines).and_then(|()| output.flush());
-        written.map_err(|e| match e.kind() {
-            std::io::ErrorKind::BrokenPipe => Exit {
-                status: exit::PIPE,
-                message: String::new(),
-            },
-            _ => Exit::output(e),
-        })
+        written.map_err(|e| Exit::unwritten(&e))
     }
 }

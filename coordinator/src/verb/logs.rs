@@ -8,7 +8,7 @@ use mezcal_common::message::agent::{LogHeader, LogWish, Stream};
 use mezcal_common::message::client::{ToClient, ToService};
 use mezcal_common::model::escape::TerminalText;
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 
 /// Show what a job has written.
 #[derive(Debug, clap::Args)]
@@ -118,13 +118,7 @@ async fn write(stream: Stream, data: Vec<u8>) -> Result<(), Exit> {
     writing
         .await
         .map_err(Exit::output)?
-        .map_err(|e| match e.kind() {
-            ErrorKind::BrokenPipe => Exit {
-                status: exit::PIPE,
-                message: String::new(),
-            },
-            _ => Exit::output(format!("cannot write output: {e}")),
-        })
+        .map_err(|e| Exit::unwritten(&e))
 }
 
 fn cut_short(e: CutShort) -> Exit {

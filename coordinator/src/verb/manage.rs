@@ -5,7 +5,7 @@ use crate::client::ask::{self, done};
 use crate::client::names::{self, expand};
 use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, chain};
-use crate::report::format::counted;
+use crate::report::format::{counted, show};
 use crate::service::config::{CoordinatorConfig, DEFAULT_PATH};
 use crate::store::{self, Restored, StoreError};
 use clap_complete::ArgValueCompleter;
@@ -135,7 +135,7 @@ pub fn retry(args: &RetryArgs) -> Result<u8, Exit> {
     let (batch, jobs) = retried?.map_err(Exit::usage)?;
     let again = counted(jobs, "job runs again", "jobs run again");
     tell!("{again}; `coordinator attach {batch}` shows the results");
-    println!("{batch}");
+    show(&format!("{batch}\n"))?;
     Ok(0)
 }
 

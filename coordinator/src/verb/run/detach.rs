@@ -5,6 +5,7 @@ use crate::client::signals::Signals;
 use crate::client::submit::Submitter;
 use crate::exit::Exit;
 use crate::jobs::Jobs;
+use crate::report::format::show;
 use mezcal_common::message::client::{BatchTerms, SAYS_MORE, ToClient, ToService};
 use mezcal_common::model::duration::format_duration;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ pub(crate) async fn submit(
                 )));
             }
             Handed::Signal(number) => {
-                eprintln!("{unfinished}");
+                tell!("{unfinished}");
                 return Ok(128 + number);
             }
         };
@@ -59,13 +60,13 @@ pub(crate) async fn submit(
             return Err(Exit::unreachable(format!("{why}; {unfinished}")));
         }
         let tried = format_duration(patience);
-        eprintln!(
+        tell!(
             "{why}; trying to reach it again for {tried}, to hand over the rest of batch {batch}"
         );
         let reached = tokio::select! {
             reached = remote.reach_again(patience) => reached,
             number = signals.next() => {
-                eprintln!("{unfinished}");
+                tell!("{unfinished}");
                 return Ok(128 + number);
             }
         };
@@ -76,7 +77,11 @@ pub(crate) async fn submit(
         }
     }
     remote.leave().await;
-    println!("{batch}");
+    // The batch runs, whether or not that can be told on standard output.
+    show(&format!("{batch}\n")).map_err(|e| Exit {
+        message: format!("{}; batch {batch} was handed over whole", e.message),
+        ..e
+    })?;
     Ok(0)
 }
 
