@@ -49,11 +49,12 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn alive_with(mark: &str) -> bool {
+/// How many processes have a text in their command lines.
+fn alive_with(mark: &str) -> usize {
     std::fs::read_dir("/proc")
         .expect("/proc")
         .flatten()
-        .any(|entry| {
+        .filter(|entry| {
             let Some(pid) = entry
                 .file_name()
                 .to_str()
@@ -68,6 +69,7 @@ fn alive_with(mark: &str) -> bool {
                 && mezcal_common::system::proc::state_and_parent(pid)
                     .is_some_and(|(state, _)| state != 'Z')
         })
+        .count()
 }
 
 #[test]
@@ -734,7 +736,7 @@ fn a_reader_of_messages_that_leaves_costs_no_results() {
         .spawn()
         .expect("it starts");
     drop(run.stderr.take());
-    wait_for("they run", || alive_with(&mark));
+    wait_for("they run", || alive_with(&mark) > 0);
     rustix::process::kill_process(
         rustix::process::Pid::from_child(&run),
         rustix::process::Signal::INT,
@@ -894,7 +896,10 @@ fn an_interrupt_kills_everything_that_runs_here() {
             .stderr(Stdio::null())
             .spawn()
             .expect("it starts");
-        wait_for("both jobs run", || alive_with(&format!("sleep {mark}")));
+        // The shell of the first job with two sleeps, and the second job.
+        wait_for("both jobs run", || {
+            alive_with(&format!("sleep {mark}")) == 4
+        });
         for _ in 0..signals {
             rustix::process::kill_process(
                 rustix::process::Pid::from_child(&child),
@@ -907,7 +912,7 @@ fn an_interrupt_kills_everything_that_runs_here() {
             status = child.try_wait().expect("our child");
             status.is_some()
         });
-        assert!(!alive_with(&format!("sleep {mark}")));
+        assert!(alive_with(&format!("sleep {mark}")) == 0);
         assert_eq!(status.and_then(|s| s.code()), Some(limit));
         assert_eq!(
             std::fs::read_to_string(dir.path().join("results"))
@@ -933,10 +938,12 @@ fn killing_the_run_itself_leaves_nothing_behind() {
         .stdout(Stdio::null())
         .spawn()
         .expect("it starts");
-    wait_for("the job runs", || alive_with(&format!("sleep {mark}")));
+    wait_for("the job runs", || alive_with(&format!("sleep {mark}")) > 0);
     child.kill().expect("killed");
     child.wait().expect("reaped");
-    wait_for("nothing is left", || !alive_with(&format!("sleep {mark}")));
+    wait_for("nothing is left", || {
+        alive_with(&format!("sleep {mark}")) == 0
+    });
 }
 
 #[test]
@@ -950,7 +957,7 @@ fn a_run_whose_keeper_is_killed_says_so_and_leaves_nothing_behind() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let child = command.spawn().expect("it starts");
-    wait_for("a job runs", || alive_with(&format!("sleep {mark}")));
+    wait_for("a job runs", || alive_with(&format!("sleep {mark}")) > 0);
     let run = child.id() as i32;
     let pids = std::fs::read_dir("/proc")
         .expect("/proc")
@@ -972,7 +979,9 @@ fn a_run_whose_keeper_is_killed_says_so_and_leaves_nothing_behind() {
         errors,
         vec!["the keeper of the engines is gone, and what they ran with it"; 3]
     );
-    wait_for("nothing is left", || !alive_with(&format!("sleep {mark}")));
+    wait_for("nothing is left", || {
+        alive_with(&format!("sleep {mark}")) == 0
+    });
 }
 
 #[test]
@@ -1010,7 +1019,7 @@ fn leftovers_of_a_job_are_killed_before_its_result_comes() {
     );
     assert_eq!(status, Some(0));
     assert_eq!(lines[0]["result"]["stdout_tail"], "ok\n");
-    assert!(!alive_with(&format!("sleep {mark}")));
+    assert!(alive_with(&format!("sleep {mark}")) == 0);
 }
 
 #[test]
@@ -1106,7 +1115,7 @@ fn a_reader_that_leaves_is_noticed_while_nothing_is_written() {
     stdout.read_exact(&mut [0; 10]).expect("a first result");
     drop(stdout);
     assert_eq!(child.wait().expect("our child").code(), Some(141));
-    assert!(!alive_with(&format!("sleep {mark}")));
+    assert!(alive_with(&format!("sleep {mark}")) == 0);
 }
 
 #[test]
@@ -1252,7 +1261,7 @@ fn a_batch_can_be_given_up_early() {
     );
     let (status, lines, said) = run(&jobs, &["-j", "2", "--halt", "now,fail=1", "--keep-order"]);
     assert_eq!(status, Some(1), "{said}");
-    assert!(!alive_with(&format!("sleep {mark}")));
+    assert!(alive_with(&format!("sleep {mark}")) == 0);
     let outcomes: Vec<&Value> = lines.iter().map(|l| &l["result"]["outcome"]).collect();
     assert_eq!(outcomes[..2], ["cancelled", "exited"]);
     assert!(
