@@ -1,6 +1,9 @@
 //! The end of a host's programs, in any order: no process is left, no program panics, and it takes
 //! seconds.
 
+use mezcal_certs::ClusterDir;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::identity::{Role, validity};
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::lab::host_name;
 use mezcal_tests::{pids, signal, wait_for};
@@ -146,6 +149,44 @@ fn an_agent_that_is_stopped_as_it_takes_up_a_certificate_leaves_nothing() {
     signal(run.id() as i32, libc::SIGKILL);
     let _ = run.wait();
     cluster.finish();
+}
+
+/// The agent that is started again waits for another certificate before it looks for the keeper of
+/// the agent that was killed.
+#[test]
+fn an_agent_that_is_stopped_while_its_certificate_has_expired_leaves_nothing() {
+    let mut cluster = Cluster::running(1, 1);
+    let mut run = cluster.start_run(DEAF, &[]);
+    wait_for("the job runs", PATIENCE, || {
+        (tries(&cluster) == "1\n").then_some(())
+    });
+    cluster.end_agent(1, libc::SIGKILL);
+    let (pki, authority) = ClusterDir::open(&cluster.path("pki")).expect("it is there");
+    let files = pki
+        .issue(&authority, Role::Agent, &host_name(1), Duration::ZERO, None)
+        .expect("issued");
+    let text = std::fs::read_to_string(files.join("cert.pem")).expect("written");
+    let (_, end) = validity(&mezcal_certs::der_of(&text).expect("a certificate")).expect("a life");
+    wait_for("it has expired", PATIENCE, || {
+        (WallTime::now() > WallTime((end + 1) * 1_000_000)).then_some(())
+    });
+    // The job's keeper outlives its agent.
+    keeper(&cluster);
+    cluster.start_agent(1);
+    let has_expired = "the certificate has expired and is not renewed";
+    wait_for("it waits for another one", PATIENCE, || {
+        cluster
+            .log_text("agent01")
+            .contains(has_expired)
+            .then_some(())
+    });
+    cluster.end_agent(1, libc::SIGTERM);
+    wait_for("no keeper and no engine is left", PATIENCE, || {
+        nobody_holds_the_lock(&cluster).then_some(())
+    });
+    signal(run.id() as i32, libc::SIGKILL);
+    let _ = run.wait();
+    cluster.finish_with(&[has_expired]);
 }
 
 /// The way of a service manager to end a session or a service: TERM to everything in its control

@@ -30,11 +30,32 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     let runtime = mezcal_common::system::runtime::start(None)?;
     // Before anything is renewed: of two agents that did that at once, one would lose.
     let _lock = lock(&config)?;
-    let certificate = runtime.block_on(Certificate::load(&config))?;
-    let ended = runtime.block_on(async { Life::begin(path, config, certificate)?.live().await });
+    let ended = runtime.block_on(async {
+        // From here on an agent that is asked to end does so in order.
+        let stop = Stop::on_signals()?;
+        let loaded = tokio::select! {
+            biased;
+            loaded = Certificate::load(&config) => Some(loaded?),
+            () = stop.asked() => None,
+        };
+        match loaded {
+            Some(certificate) => Life::begin(path, config, certificate, stop)?.live().await,
+            None => end_without_certificate(&config).await,
+        }
+    });
     // A thread that reads from a dead mount must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// An agent that has no certificate cannot report anything to the coordinator: it only ends the
+/// keeper that an earlier agent has left. Keepers of users stay when an agent ends.
+async fn end_without_certificate(config: &AgentConfig) -> anyhow::Result<()> {
+    service_manager::stopping();
+    match config.run_as {
+        RunAs::Agent => keeper::stop(config).await,
+        RunAs::User => Ok(()),
+    }
 }
 
 /// The life of one agent after another in the same process.
@@ -64,8 +85,8 @@ impl<'a> Life<'a> {
         path: &'a Path,
         config: AgentConfig,
         certificate: Certificate,
+        stop: Stop,
     ) -> anyhow::Result<Self> {
-        let stop = Stop::on_signals()?;
         let hangup = match service_manager::hangup_reloads() {
             true => Some(signal(SignalKind::hangup())?),
             false => None,
@@ -83,10 +104,12 @@ impl<'a> Life<'a> {
 
     async fn live(mut self) -> anyhow::Result<()> {
         loop {
+            // Before a keeper is started: it would stay if the parts cannot be had.
+            let mut parts = self.parts()?;
             let Some((users, engines)) = self.engines().await? else {
                 return Ok(());
             };
-            let parts = self.parts(users)?;
+            parts.users = users;
             let reread = RefCell::new(None);
             let changed = async {
                 tokio::select! {
@@ -136,18 +159,23 @@ impl<'a> Life<'a> {
                 let found = users::connect_all(&config.engines, config.slots());
                 let (users, keepers): (Vec<_>, Vec<_>) = found.into_iter().unzip();
                 let engines = links::engines_of(keepers, config.slots(), name)?;
+                tracing::info!(
+                    users = users.join(" "),
+                    "runs jobs of those who have engines here"
+                );
                 let finder = users::Finder::new(&config.engines, config.slots());
                 Ok(Some((Some(users), engines.and_others(finder))))
             }
         }
     }
 
-    /// The parts of the next agent, which takes over the attempts that the one before has left.
-    fn parts(&mut self, users: Option<Vec<String>>) -> anyhow::Result<AgentParts> {
+    /// The parts of the next agent, which takes over the attempts that the one before has left; its
+    /// users are not known yet.
+    fn parts(&mut self) -> anyhow::Result<AgentParts> {
         let (config, name) = (&self.config, &self.name);
         let generations = crate::config::generations_file(name);
         let parts = AgentParts {
-            users,
+            users: None,
             carried: std::mem::take(&mut self.carried),
             aliases: crate::config::aliases(name),
             name: name.clone(),
@@ -167,12 +195,6 @@ impl<'a> Life<'a> {
             "agent {} of {name}",
             mezcal_common::VERSION
         );
-        if let Some(users) = &parts.users {
-            tracing::info!(
-                users = users.join(" "),
-                "runs jobs of those who have engines here"
-            );
-        }
         Ok(parts)
     }
 

@@ -6,6 +6,7 @@ use crate::keeper::driver::PREDECESSOR;
 use crate::keeper::start;
 use crate::kernel::packet;
 use anyhow::Context;
+use mezcal_common::message::engine::{FromKeeper, ToKeeper};
 use mezcal_common::system::files::Directory;
 use rustix::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// How long a new keeper may take to open its socket: it waits for the engines of a dead one.
 const KEEPER_START: Duration = PREDECESSOR.saturating_add(Duration::from_secs(5));
+
+/// How long to wait for the end of a keeper that was told to stop.
+const KEEPER_END: Duration = PREDECESSOR;
 
 pub(super) fn lock_name() -> String {
     format!("{}.lock", rustix::process::geteuid().as_raw())
@@ -65,6 +69,22 @@ impl Drop for NewKeeper {
 pub(super) fn keeper_that_is_there(config: &AgentConfig) -> anyhow::Result<Option<OwnedFd>> {
     let (us, socket) = socket(config)?;
     connect(&socket, us)
+}
+
+/// Ends this user's keeper with its engines and all that they run, if there is one, and waits for
+/// that.
+pub(super) async fn stop(config: &AgentConfig) -> anyhow::Result<()> {
+    let Some(keeper) = keeper_that_is_there(config)? else {
+        return Ok(());
+    };
+    tracing::info!("stopping the keeper of an earlier agent");
+    packet::send(&keeper, &ToKeeper::Stop, None)?;
+    // All that it says is read: a socket that is closed with something unread in it is reset, and
+    // keepers of earlier versions then lose the message.
+    let ends = move || while let Ok(Some(_)) = packet::receive::<FromKeeper>(&keeper) {};
+    let ended = tokio::time::timeout(KEEPER_END, tokio::task::spawn_blocking(ends)).await;
+    ended.with_context(|| format!("the keeper has not ended within {KEEPER_END:?}"))??;
+    Ok(())
 }
 
 /// This user, and where their keeper listens.
