@@ -44,6 +44,7 @@ pub struct Cluster {
 struct Setting {
     env: Vec<(&'static str, String)>,
     boot_id: Option<PathBuf>,
+    has_no_terminal: bool,
 }
 
 impl Cluster {
@@ -359,6 +360,11 @@ impl Cluster {
     pub fn start_agent(&mut self, n: usize) {
         let setting = &self.settings[n];
         let mut command = match &setting.boot_id {
+            None if setting.has_no_terminal => {
+                let mut command = self.lab.command(n, Path::new("setsid"));
+                command.arg(program("agent"));
+                command
+            }
             None => self.lab.command(n, &program("agent")),
             Some(file) => {
                 let mut command = self.lab.command(n, Path::new("unshare"));
@@ -395,6 +401,12 @@ impl Cluster {
     /// Sets a variable in the environment of a host's agent, from its next start on.
     pub fn set_env(&mut self, n: usize, name: &'static str, value: &str) {
         self.settings[n].env.push((name, value.into()));
+    }
+
+    /// Starts a host's agent without the terminal of the test, from its next start on: HUP makes it
+    /// read its configuration again.
+    pub fn set_without_terminal(&mut self, n: usize) {
+        self.settings[n].has_no_terminal = true;
     }
 
     /// Makes the agent believe, from its next start on, that its host has booted again.

@@ -1,7 +1,9 @@
 //! The durable service: coordinators that are killed, clients that come and go, batches that stay.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
-use mezcal_tests::{alive_with, wait_for};
+use mezcal_tests::lab::host_name;
+use mezcal_tests::relay::Relay;
+use mezcal_tests::{alive_with, signal, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -1651,5 +1653,32 @@ fn a_stream_ends_with_whoever_attends_to_it() {
     let (result, _) = stream.until("its result", |line| line["job"] == 1);
     assert_eq!(result["result"]["stdout_tail"], "done\n");
     assert_eq!(stream.child.wait().expect("it ends").code(), Some(0));
+    cluster.finish();
+}
+
+/// The agent looks for another certificate every two seconds, and finds it first when it is asked
+/// to read its configuration again.
+#[test]
+fn a_reload_beside_another_certificate_is_not_lost() {
+    let mut cluster = Cluster::with(1, 1, "auto", "10m");
+    cluster.set_without_terminal(1);
+    let mut cluster = cluster.start();
+    let relay = Relay::start(&cluster.lab, &cluster.address());
+    cluster.by_way_of(1, &relay);
+    let file = cluster.path(&format!("pki/agents/{}/cert.pem", host_name(1)));
+    let other = file.with_extension("new");
+    std::fs::copy(&file, &other).expect("copied");
+    std::fs::rename(&other, &file).expect("in its place");
+    signal(cluster.agent_pid(1), libc::SIGHUP);
+    let by_way = format!("connected coordinator=\"{}\"", relay.address());
+    wait_for("it connects to the address that is new", PATIENCE, || {
+        cluster.log_text("agent01").contains(&by_way).then_some(())
+    });
+    assert!(
+        cluster
+            .log_text("agent01")
+            .contains("another certificate was put in place, and is used")
+    );
+    cluster.end_agent(1, libc::SIGTERM);
     cluster.finish();
 }

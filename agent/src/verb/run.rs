@@ -206,15 +206,12 @@ impl<'a> Life<'a> {
                 service_manager::stopping();
                 return Ok(Next::End);
             }
-            Left::Changed if self.certificate.is_replaced() => {
-                if self.certificate.take_replaced() {
-                    return Ok(Next::Again);
-                }
-            }
-            // Otherwise the certificate's file was touched, and nothing is new.
+            // Both may be new: who renews by hand puts files in place, and then asks for a reload.
             Left::Changed => {
-                if let Some(new) = reread {
-                    self.config = new;
+                let is_other = self.certificate.take_replaced();
+                let is_reread = reread.map(|new| self.config = new).is_some();
+                // Otherwise the certificate's file was touched, and nothing is new.
+                if is_other || is_reread {
                     return Ok(Next::Again);
                 }
             }

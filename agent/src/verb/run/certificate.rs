@@ -61,19 +61,19 @@ impl Certificate {
         self.renewal.clone()
     }
 
-    /// Whether the files are others than those that were looked at last.
-    pub(super) fn is_replaced(&self) -> bool {
-        stamp(&self.files) != self.seen
-    }
-
     /// Completes when the files are others: somebody has let the host join again.
     pub(super) async fn replaced(&self) {
         other_certificate(&self.files, self.seen).await;
     }
 
-    /// Takes the certificate that somebody has put in place. False: it cannot be used.
+    /// Takes the certificate that somebody has put in place. False: nobody has, or it cannot be
+    /// used.
     pub(super) fn take_replaced(&mut self) -> bool {
-        self.seen = stamp(&self.files);
+        let stamp = stamp(&self.files);
+        if stamp == self.seen {
+            return false;
+        }
+        self.seen = stamp;
         let new = put_in_place(&self.files, Some(self.credentials.identity()));
         let taken = new.is_some();
         if let Some(new) = new {
