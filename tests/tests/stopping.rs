@@ -152,7 +152,7 @@ fn an_agent_that_is_stopped_as_it_takes_up_a_certificate_leaves_nothing() {
 }
 
 /// The agent that is started again waits for another certificate before it looks for the keeper of
-/// the agent that was killed.
+/// the agent that was killed. It can be reloaded: the reason may be in its configuration.
 #[test]
 fn an_agent_that_is_stopped_while_its_certificate_has_expired_leaves_nothing() {
     let mut cluster = Cluster::running(1, 1);
@@ -172,6 +172,7 @@ fn an_agent_that_is_stopped_while_its_certificate_has_expired_leaves_nothing() {
     });
     // The job's keeper outlives its agent.
     keeper(&cluster);
+    cluster.set_without_terminal(1);
     cluster.start_agent(1);
     let has_expired = "the certificate has expired and is not renewed";
     wait_for("it waits for another one", PATIENCE, || {
@@ -179,6 +180,11 @@ fn an_agent_that_is_stopped_while_its_certificate_has_expired_leaves_nothing() {
             .log_text("agent01")
             .contains(has_expired)
             .then_some(())
+    });
+    signal(cluster.agent_pid(1), libc::SIGHUP);
+    wait_for("it reads its configuration again", PATIENCE, || {
+        let log = cluster.log_text("agent01");
+        log.contains("agent01.toml is read again").then_some(())
     });
     cluster.end_agent(1, libc::SIGTERM);
     wait_for("no keeper and no engine is left", PATIENCE, || {

@@ -26,21 +26,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const KEEPER_PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
-    let config = AgentConfig::load(path)?;
+    let mut config = AgentConfig::load(path)?;
     let runtime = mezcal_common::system::runtime::start(None)?;
     // Before anything is renewed: of two agents that did that at once, one would lose.
     let _lock = lock(&config)?;
     let ended = runtime.block_on(async {
         // From here on an agent that is asked to end does so in order.
         let stop = Stop::on_signals()?;
-        let loaded = tokio::select! {
-            biased;
-            loaded = Certificate::load(&config) => Some(loaded?),
-            () = stop.asked() => None,
-        };
-        match loaded {
-            Some(certificate) => Life::begin(path, config, certificate, stop)?.live().await,
-            None => end_without_certificate(&config).await,
+        let mut hangup = hangup()?;
+        loop {
+            tokio::select! {
+                biased;
+                loaded = Certificate::load(&config) => {
+                    return Life::begin(path, config, loaded?, stop, hangup).live().await;
+                }
+                () = stop.asked() => return end_without_certificate(&config).await,
+                // The new certificate may be had elsewhere.
+                new = reload(path, &config, &mut hangup) => config = new,
+            }
         }
     });
     // A thread that reads from a dead mount must not hold up the end.
@@ -86,12 +89,9 @@ impl<'a> Life<'a> {
         config: AgentConfig,
         certificate: Certificate,
         stop: Stop,
-    ) -> anyhow::Result<Self> {
-        let hangup = match service_manager::hangup_reloads() {
-            true => Some(signal(SignalKind::hangup())?),
-            false => None,
-        };
-        Ok(Self {
+        hangup: Option<Signal>,
+    ) -> Self {
+        Self {
             path,
             config,
             name: certificate.credentials().identity().name.clone(),
@@ -99,7 +99,7 @@ impl<'a> Life<'a> {
             stop,
             hangup,
             carried: Carried::default(),
-        })
+        }
     }
 
     async fn live(mut self) -> anyhow::Result<()> {
@@ -219,6 +219,7 @@ impl<'a> Life<'a> {
                 tokio::select! {
                     renewed = self.certificate.renew(&self.config) => renewed?,
                     () = self.stop.asked() => {}
+                    new = reload(self.path, &self.config, &mut self.hangup) => self.config = new,
                 }
                 return Ok(Next::Again);
             }
@@ -248,6 +249,12 @@ fn generations_unread(file: &Path) -> String {
          served any more",
         file.display()
     )
+}
+
+/// Requests to reload (HUP), unless HUP means that the terminal is gone.
+fn hangup() -> std::io::Result<Option<Signal>> {
+    let reloads = service_manager::hangup_reloads();
+    reloads.then(|| signal(SignalKind::hangup())).transpose()
 }
 
 /// Waits for a request to reload (HUP), and reads the configuration again: a running agent takes up
