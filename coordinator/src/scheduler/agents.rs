@@ -45,9 +45,7 @@ impl Scheduler {
         if rebooted {
             self.lose_attempts(&name, |_| true, "its host was restarted", now);
         }
-        if !self.hosts.contains(&name) {
-            self.host_becomes_known(&name, now);
-        }
+        self.host_becomes_known(&name, now);
         // Without a session the host is in none of the indices.
         let Some(known) = self.hosts.remove(&name) else {
             return;

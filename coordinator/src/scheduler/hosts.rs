@@ -60,10 +60,6 @@ impl Hosts {
         self.by_name.get_mut(name)
     }
 
-    pub(super) fn contains(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }

@@ -146,6 +146,9 @@ pub(super) fn fold(set: &[Arc<str>]) -> String {
 impl Scheduler {
     /// Makes a host known if it is not, without an agent as yet; returns its index.
     pub(super) fn host_becomes_known(&mut self, host: &Arc<str>, now: BootInstant) -> u32 {
+        if let Some(known) = self.hosts.get(host) {
+            return known.index;
+        }
         let index = self.hosts.add(host.clone(), now);
         let (admitted, label) = (self.names.aliases.of(host), first_label(host));
         let aliases: Vec<Arc<str>> = admitted.iter().chain(&label).cloned().collect();

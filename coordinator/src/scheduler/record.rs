@@ -129,7 +129,6 @@ pub(super) struct Restoring {
     comes_after: HashMap<JobKey, Vec<JobNumber>>,
     /// Jobs whose last attempt has failed, so that the next one has to wait.
     failed: HashSet<JobKey>,
-    index_by_host: HashMap<Arc<str>, u32>,
 }
 
 impl Scheduler {
@@ -232,7 +231,7 @@ impl Scheduler {
                 reason,
                 deadline,
             } => {
-                let index = self.known_host(&host, now);
+                let index = self.host_becomes_known(&host, now);
                 self.set_drained(&host, reason);
                 if let Some(limit) = deadline {
                     self.timers.set(Timer::Eviction(index), now + limit);
@@ -240,7 +239,7 @@ impl Scheduler {
             }
             Record::Engines { host, first, slots } => {
                 self.hosts.engines_are_numbered(first, slots);
-                self.known_host(&host, now);
+                self.host_becomes_known(&host, now);
                 if let Some(known) = self.hosts.get_mut(&host) {
                     known.had_engines(first, slots);
                 }
@@ -258,7 +257,7 @@ impl Scheduler {
         // Attempts may still run under an earlier, longer lease, which has to end first.
         self.lease = self.lease.max(lease);
         self.placed_under(lease);
-        let index = self.known_host(host, now);
+        let index = self.host_becomes_known(host, now);
         for attempt in attempts {
             if let Some(job) = self.batches.job_mut(attempt.key)
                 && attempt.attempt > job.attempt
@@ -328,7 +327,6 @@ impl Scheduler {
             placements,
             mut comes_after,
             failed,
-            ..
         } = std::mem::take(&mut self.restoring);
         if !placements.is_empty() {
             self.timers.set(Timer::Return, now + super::cancel::RETURN);
@@ -427,15 +425,5 @@ impl Scheduler {
                 self.may_start(key, &before, held);
             }
         }
-    }
-
-    /// The index of a host of an earlier life.
-    fn known_host(&mut self, name: &Arc<str>, now: BootInstant) -> u32 {
-        if let Some(index) = self.restoring.index_by_host.get(name) {
-            return *index;
-        }
-        let index = self.host_becomes_known(name, now);
-        self.restoring.index_by_host.insert(name.clone(), index);
-        index
     }
 }
