@@ -79,11 +79,9 @@ impl Scheduler {
             // Jobs that have not started there start elsewhere.
             let unstarted = self.hosts.get(&name).into_iter();
             let unstarted = unstarted.flat_map(|host| host.attempts.unstarted());
-            let attempts: Vec<AttemptId> = unstarted.map(|(attempt, _)| attempt).collect();
+            let attempts = unstarted.map(|(attempt, _)| attempt).collect();
             self.keep_nothing(&name);
-            if !attempts.is_empty() {
-                self.tell_agent(&name, ToAgent::Retract { attempts });
-            }
+            self.retract(&name, attempts);
         }
         self.settle(now);
         if unknown.is_empty() {

@@ -2,7 +2,6 @@
 //! time limit.
 
 use super::{Effect, Job, JobState, Mistake, Record, Scheduler, Timer};
-use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::{Halt, HaltCount, HaltWhy, Notice};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::duration::format_duration;
@@ -107,14 +106,12 @@ impl Scheduler {
             let Some(host) = self.hosts.get(&name) else {
                 continue;
             };
-            let attempts: Vec<_> = host
+            let attempts = host
                 .attempts
                 .ids()
                 .filter(|a| a.key.batch == serial)
                 .collect();
-            if !attempts.is_empty() {
-                self.tell_agent(&name, ToAgent::Retract { attempts });
-            }
+            self.retract(&name, attempts);
         }
     }
 

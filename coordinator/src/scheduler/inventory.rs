@@ -63,10 +63,8 @@ impl Scheduler {
         self.cancel_again(name, held.collect());
         // The host may not have heard that a batch was given up either.
         let halted = |a: &AttemptId| self.batches.get(&a.key.batch).is_some_and(|b| b.halted);
-        let attempts: Vec<AttemptId> = queued.iter().copied().filter(halted).collect();
-        if !attempts.is_empty() {
-            self.tell_agent(name, ToAgent::Retract { attempts });
-        }
+        let attempts = queued.iter().copied().filter(halted).collect();
+        self.retract(name, attempts);
     }
 
     /// Kills attempts on a host that are not known here: they belong to an earlier coordinator, or

@@ -14,10 +14,9 @@
 
 use super::queues::QueueKey;
 use super::{Effect, Host, Scheduler, Timer};
-use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::Notice;
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, BatchSerial, JobKey};
+use mezcal_common::model::ids::{BatchSerial, JobKey};
 use mezcal_common::model::outcome::{Ended, Outcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -256,7 +255,7 @@ impl Scheduler {
         });
         // The attempts that were sent to it in advance.
         let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
-        let attempts: Vec<AttemptId> = unstarted
+        let attempts = unstarted
             .filter(|attempt| attempt.key.batch == serial)
             .collect();
         let others = host
@@ -265,9 +264,7 @@ impl Scheduler {
             .keys()
             .filter_map(|other| self.batches.get(other));
         let agree = others.into_iter().any(|other| other.user != user);
-        if !attempts.is_empty() {
-            self.tell_agent(name, ToAgent::Retract { attempts });
-        }
+        self.retract(name, attempts);
         if agree {
             self.quarantine(name, now);
         }

@@ -66,14 +66,18 @@ impl Scheduler {
                 break;
             }
         }
-        for (name, attempts) in taken
-            .into_iter()
-            .filter(|(_, attempts)| !attempts.is_empty())
-        {
-            self.tell_agent(&name, ToAgent::Retract { attempts });
+        for (name, attempts) in taken {
+            self.retract(&name, attempts);
         }
         if self.hosts.has_overfull() {
             self.timers.set(Timer::Retract, now + AGAIN);
+        }
+    }
+
+    /// Asks a host for these attempts; it gives back those that it has not started.
+    pub(super) fn retract(&mut self, name: &str, attempts: Vec<AttemptId>) {
+        if !attempts.is_empty() {
+            self.tell_agent(name, ToAgent::Retract { attempts });
         }
     }
 

@@ -15,9 +15,7 @@
 
 use super::queues::{Next, QueueKey};
 use super::{Host, Mistake, Scheduler, Timer};
-use mezcal_common::message::agent::ToAgent;
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::AttemptId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,11 +148,11 @@ impl Scheduler {
         host.kept = Some(Kept { key, length, until });
         self.keeping.hosts.entry(key).or_default().insert(index);
         self.timers.set(Timer::Kept(index), until);
-        // Jobs that were sent in advance would take the slots that fall idle.
-        let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
-        let attempts: Vec<AttemptId> = unstarted.collect();
-        if host.is_overfull() && !attempts.is_empty() {
-            self.tell_agent(name, ToAgent::Retract { attempts });
+        if host.is_overfull() {
+            // Jobs that were sent in advance would take the slots that fall idle.
+            let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
+            let attempts = unstarted.collect();
+            self.retract(name, attempts);
         }
         true
     }
