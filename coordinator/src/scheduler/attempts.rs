@@ -99,7 +99,8 @@ impl Scheduler {
         if self.is_of_an_eviction(attempt.key, &outcome) {
             return self.returned(attempt, now);
         }
-        let kept = self.durable.then(|| Box::new(outcome.clone()));
+        // How it ended by itself, for its record. A success is never tried again.
+        let kept = (self.durable && !outcome.succeeded()).then(|| Box::new(outcome.clone()));
         let again = self.is_tried_again(attempt, &mut outcome);
         let has_a_number = self.generation.next_attempt(attempt.attempt).is_some();
         if !has_a_number {
