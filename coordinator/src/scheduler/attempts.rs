@@ -3,7 +3,7 @@
 use super::{Effect, JobState, Record, Scheduler, hold};
 use mezcal_common::message::agent::{NumberedReport, Report, ToAgent};
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, EngineId, JobKey, attempt_count};
+use mezcal_common::model::ids::{AttemptId, JobKey, attempt_count};
 use mezcal_common::model::outcome::{Ended, JobResult, Outcome, Place};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,11 +44,13 @@ impl Scheduler {
                     host.attempts.starts(attempt, Some(engine.0));
                 }
                 Report::Finished { engine, outcome } | Report::Counted { engine, outcome } => {
-                    let index = host.index;
-                    if host.attempts.remove(attempt).is_none() || self.is_superseded(attempt) {
+                    if host.attempts.remove(attempt).is_none() {
                         continue;
                     }
-                    let place = self.place(name, engine.map(|e| e.0));
+                    let (index, place) = (host.index, host.place(engine.map(|e| e.0)));
+                    if self.is_superseded(attempt) {
+                        continue;
+                    }
                     if outcome.ended == Ended::HostShort {
                         self.host_was_short(index, attempt, place, *outcome, now);
                         continue;
@@ -70,16 +72,6 @@ impl Scheduler {
         }
         self.reindex(name);
         self.tell_agent(name, ToAgent::Acknowledge { through });
-    }
-
-    pub(super) fn place(&self, name: &Arc<str>, engine: Option<u16>) -> Option<Place> {
-        let host = self.hosts.get(name)?;
-        let engine = EngineId(host.first_engine.0 + u32::from(engine?));
-        Some(Place {
-            host: host.name.clone(),
-            engine,
-            clock_offset: host.clock_offset,
-        })
     }
 
     pub(super) fn is_superseded(&self, attempt: AttemptId) -> bool {
@@ -253,14 +245,13 @@ impl Scheduler {
             .filter(|(a, _)| gone(*a))
             .map(|(a, on)| (a, on.engine))
             .collect();
-        let shared = host.name.clone();
         for (attempt, engine) in lost {
-            if let Some(host) = self.hosts.get_mut(name) {
+            let place = self.hosts.get_mut(name).and_then(|host| {
                 host.attempts.remove(attempt);
-            }
+                host.place(engine)
+            });
             self.reindex(name);
             if !self.is_superseded(attempt) {
-                let place = self.place(&shared, engine);
                 self.attempt_over(
                     attempt,
                     place,

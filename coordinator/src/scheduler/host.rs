@@ -7,7 +7,7 @@ use super::{quarantine, wide};
 use mezcal_common::message::agent::{Hello, Load};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchSerial, EngineId, SessionId};
-use mezcal_common::model::outcome::Containment;
+use mezcal_common::model::outcome::{Containment, Place};
 use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -173,6 +173,15 @@ impl Host {
     pub(super) fn slots(&self) -> u16 {
         self.usable
             .map_or(self.hello.slots, |usable| usable.min(self.hello.slots))
+    }
+
+    /// The place of an attempt on one of its engines; none: it is not known on which.
+    pub(super) fn place(&self, engine: Option<u16>) -> Option<Place> {
+        Some(Place {
+            host: self.name.clone(),
+            engine: EngineId(self.first_engine.0 + u32::from(engine?)),
+            clock_offset: self.clock_offset,
+        })
     }
 
     /// The names to which it has a claim.
