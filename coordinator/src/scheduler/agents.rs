@@ -56,8 +56,9 @@ impl Scheduler {
         self.hosts.session_begins(session, name.clone());
         if self.generation != Generation::default() && hello.versions.1 >= GENERATIONS {
             // The generation goes before any message about a lease.
-            self.effects
-                .push_back(Effect::Generation(session, self.generation));
+            let generation = self.generation;
+            let restored = ToAgent::Generation { generation };
+            self.effects.push_back(Effect::ToAgent(session, restored));
         }
         let welcome = Welcome {
             version: VERSIONS.1.min(hello.versions.1),

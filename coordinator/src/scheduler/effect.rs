@@ -6,7 +6,7 @@ use mezcal_common::message::agent::{LogWish, Placement, Stream, ToAgent};
 use mezcal_common::message::client::{CancelSummary, Notice};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::ids::{
-    AttemptId, BatchId, EngineId, Generation, JobKey, JobNumber, SessionId, StoreId,
+    AttemptId, BatchId, EngineId, JobKey, JobNumber, SessionId, StoreId,
 };
 use mezcal_common::model::job::BatchContext;
 use mezcal_common::model::outcome::JobResult;
@@ -20,8 +20,6 @@ pub enum Effect {
     Persist(Record),
     /// Send an agent a message that is complete.
     ToAgent(SessionId, ToAgent),
-    /// Tell an agent, before anything else, the generation of the store.
-    Generation(SessionId, Generation),
     /// Welcome an agent.
     Welcome(SessionId, Welcome),
     /// Tell an agent that its heartbeat has arrived.
@@ -142,9 +140,6 @@ impl Effect {
     ) -> Option<(SessionId, ToAgent)> {
         Some(match self {
             Effect::ToAgent(session, message) => (session, message),
-            Effect::Generation(session, generation) => {
-                (session, ToAgent::Generation { generation })
-            }
             Effect::Welcome(session, welcome) => (session, welcome.message(session, clock)),
             Effect::HeartbeatSeen { session, sent } => {
                 (session, ToAgent::HeartbeatSeen { sent, clock })
@@ -190,9 +185,8 @@ impl Effect {
     pub fn overtakes_the_store(&self) -> bool {
         match self {
             Effect::ToAgent(_, message) => match message {
-                ToAgent::OutputTaken { .. } => true,
-                ToAgent::Generation { .. }
-                | ToAgent::Welcome { .. }
+                ToAgent::OutputTaken { .. } | ToAgent::Generation { .. } => true,
+                ToAgent::Welcome { .. }
                 | ToAgent::Context { .. }
                 | ToAgent::Run(_)
                 | ToAgent::Cancel { .. }
@@ -206,8 +200,7 @@ impl Effect {
                 | ToAgent::Known { .. } => false,
             },
             Effect::Welcome(_, welcome) => !welcome.has_news,
-            Effect::Generation(..)
-            | Effect::HeartbeatSeen { .. }
+            Effect::HeartbeatSeen { .. }
             | Effect::AskForLogs { .. }
             | Effect::CloseSession { .. }
             | Effect::Refused { .. }

@@ -22,7 +22,6 @@ impl Service {
         match effect {
             Effect::Persist(_) => {}
             effect @ (Effect::ToAgent(..)
-            | Effect::Generation(..)
             | Effect::Welcome(..)
             | Effect::HeartbeatSeen { .. }
             | Effect::Place(..)) => {

@@ -212,7 +212,6 @@ impl World {
     fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
         match effect {
             effect @ (scheduler::Effect::ToAgent(..)
-            | scheduler::Effect::Generation(..)
             | scheduler::Effect::Welcome(..)
             | scheduler::Effect::HeartbeatSeen { .. }
             | scheduler::Effect::Place(..)

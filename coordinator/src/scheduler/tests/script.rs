@@ -205,7 +205,9 @@ impl Script {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < evict {}", ids.join(" "))
                 }
-                Effect::Generation(s, generation) => format!("{s} < {generation}"),
+                Effect::ToAgent(s, ToAgent::Generation { generation }) => {
+                    format!("{s} < {generation}")
+                }
                 Effect::ToAgent(s, ToAgent::Known { user, attempts }) => {
                     let ids: Vec<String> = attempts
                         .iter()
@@ -215,8 +217,7 @@ impl Script {
                 }
                 Effect::ToAgent(
                     s,
-                    message @ (ToAgent::Generation { .. }
-                    | ToAgent::Welcome { .. }
+                    message @ (ToAgent::Welcome { .. }
                     | ToAgent::HeartbeatSeen { .. }
                     | ToAgent::Run(_)
                     | ToAgent::Logs { .. }
