@@ -1,9 +1,9 @@
 //! Why a job does not run, in words: first the reasons of the job itself, then those of each host.
 
 use super::queues::QueueKey;
-use super::{Host, JobState, OnHost, Scheduler};
+use super::{Host, Job, JobState, Scheduler};
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{BatchId, JobKey, attempt_count};
+use mezcal_common::model::ids::{AttemptId, BatchId, JobKey, attempt_count};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -34,11 +34,11 @@ impl Scheduler {
             .ok_or("that batch has ended")?;
         let mut lines = match job.state {
             JobState::Done => vec![format!("job {name} has ended")],
-            JobState::Placed => vec![self.why_placed(key, name)],
+            JobState::Placed => vec![self.why_placed(key, job, name)],
             JobState::Waiting => self.why_waiting(key, name, now),
             JobState::Queued => vec![format!("job {name} waits")],
         };
-        if batch.halted || batch.cancelled.is_some() {
+        if batch.is_given_up() {
             lines.push("its batch is cancelled or halted".into());
         }
         if job.attempt > 0 && job.state != JobState::Done && job.state != JobState::Placed {
@@ -54,68 +54,25 @@ impl Scheduler {
         Ok(lines)
     }
 
-    fn why_placed(&self, key: JobKey, name: &str) -> String {
-        let Some(job) = self.batches.job(key) else {
-            return String::new();
-        };
+    fn why_placed(&self, key: JobKey, job: &Job, name: &str) -> String {
         let Some(host) = self.hosts.at(job.host) else {
             return format!("job {name} is on a host that has gone");
         };
-        let at = host.attempts.iter().find(|(a, _)| a.key == key);
-        match (at, host.session) {
-            (
-                Some((
-                    attempt,
-                    OnHost {
-                        engine: Some(engine),
-                        ..
-                    },
-                )),
-                Some(_),
-            ) => {
-                format!(
-                    "job {name} runs on {} in slot {engine}, attempt {}",
-                    host.name, attempt.attempt
-                )
+        let at = &host.name;
+        let mut there = host.attempts.iter().filter(|_| host.session.is_some());
+        let Some((AttemptId { attempt, .. }, on)) = there.find(|(a, _)| a.key == key) else {
+            return format!(
+                "job {name} is on {at}, which is out of reach: it is given up there when its lease is surely over"
+            );
+        };
+        match (on.engine, on.started) {
+            (Some(engine), _) => {
+                format!("job {name} runs on {at} in slot {engine}, attempt {attempt}")
             }
-            (
-                Some((
-                    attempt,
-                    OnHost {
-                        engine: None,
-                        started: true,
-                        ..
-                    },
-                )),
-                Some(_),
-            ) => {
-                format!(
-                    "job {name} runs on {}, attempt {}",
-                    host.name, attempt.attempt
-                )
-            }
-            (
-                Some((
-                    attempt,
-                    OnHost {
-                        engine: None,
-                        started: false,
-                        ..
-                    },
-                )),
-                Some(_),
-            ) => {
-                format!(
-                    "job {name} is on {}, attempt {}: it has just started, or is next there",
-                    host.name, attempt.attempt
-                )
-            }
-            (_, _) => {
-                format!(
-                    "job {name} is on {}, which is out of reach: it is given up there when its lease is surely over",
-                    host.name
-                )
-            }
+            (None, true) => format!("job {name} runs on {at}, attempt {attempt}"),
+            (None, false) => format!(
+                "job {name} is on {at}, attempt {attempt}: it has just started, or is next there"
+            ),
         }
     }
 

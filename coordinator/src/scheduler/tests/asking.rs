@@ -57,6 +57,10 @@ fn why_a_job_does_not_run_is_said_host_by_host() {
     1 hosts are not among those that it requires
     ");
     insta::assert_snapshot!(why(&s, "1"), @"job 1 is on a.x, attempt 1: it has just started, or is next there");
+    s.inventory(2, &[attempt(1, 2, 1)]);
+    insta::assert_snapshot!(why(&s, "2"), @"job 2 runs on b.x, attempt 1");
+    s.started(1, attempt(1, 1, 1), 1);
+    insta::assert_snapshot!(why(&s, "1"), @"job 1 runs on a.x in slot 1, attempt 1");
     insta::assert_snapshot!(why(&s, "4"), @"job 4 is on c.x, which is out of reach: it is given up there when its lease is surely over");
     insta::assert_snapshot!(s.scheduler.why(batch(1), "5", s.now).expect_err("none"), @r#"batch 00000000-0000-0000-0000-000000000001 has no job "5": it has 4 jobs, named by their `id` or their number"#);
 }

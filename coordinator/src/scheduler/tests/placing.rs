@@ -61,17 +61,7 @@ fn what_was_handed_out_in_advance_does_not_run() {
         s.scheduler.running_by_batch(),
         HashMap::from([(BatchSerial(1), 2)])
     );
-    let started = NumberedReport {
-        seq: 1,
-        attempt: attempt(2, 3, 1),
-        report: Report::Started {
-            engine: EngineIndex(1),
-        },
-    };
-    s.event(Event::Agent(
-        SessionId(1),
-        ToCoordinator::Reports(vec![started]),
-    ));
+    s.started(1, attempt(2, 3, 1), 1);
     assert_eq!(
         s.scheduler.running_by_batch(),
         HashMap::from([(BatchSerial(1), 1), (BatchSerial(2), 1)])

@@ -80,11 +80,17 @@ impl Script {
     }
 
     pub(super) fn report(&mut self, session: u64, attempt: AttemptId, outcome: Outcome) -> String {
+        let (engine, outcome) = (Some(EngineIndex(0)), Box::new(outcome));
+        self.says_of(session, attempt, Report::Finished { engine, outcome })
+    }
+
+    pub(super) fn started(&mut self, session: u64, attempt: AttemptId, engine: u16) -> String {
+        let engine = EngineIndex(engine);
+        self.says_of(session, attempt, Report::Started { engine })
+    }
+
+    fn says_of(&mut self, session: u64, attempt: AttemptId, report: Report) -> String {
         self.seq += 1;
-        let report = Report::Finished {
-            engine: Some(EngineIndex(0)),
-            outcome: Box::new(outcome),
-        };
         let reports = vec![NumberedReport {
             seq: self.seq,
             attempt,
