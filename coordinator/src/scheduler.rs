@@ -109,7 +109,7 @@ pub struct Scheduler {
     effects: VecDeque<Effect>,
     mistake: Option<Mistake>,
     /// Set in simulations: the placements that break P4.
-    watch: Option<near::Findings>,
+    findings: Option<near::Findings>,
 }
 
 impl Scheduler {
@@ -170,7 +170,7 @@ impl Scheduler {
         for timer in self.timers.due(now) {
             // The work for one timer may have cleared another.
             if self.timers.expires(timer, now) {
-                self.is_due(timer, now);
+                self.fire(timer, now);
             }
         }
         self.serve_impatient(now);

@@ -49,7 +49,7 @@ impl Scheduler {
             timers: Timers::default(),
             effects: VecDeque::new(),
             mistake: None,
-            watch: None,
+            findings: None,
         }
     }
 }

@@ -57,7 +57,7 @@ pub(super) struct Host {
     /// Idle slots that are kept for a job of several slots, and when it may keep some again.
     pub(super) kept: Option<wide::Kept>,
     pub(super) no_more_before: Option<BootInstant>,
-    pub(super) record: quarantine::Failures,
+    pub(super) failures: quarantine::Failures,
     pub(super) drain: Drain,
     /// Its place in the scheduler's indices: whether it wants jobs, and since when its longest idle
     /// slot has been idle.
@@ -113,7 +113,7 @@ impl Host {
             fenced: BTreeMap::new(),
             kept: None,
             no_more_before: None,
-            record: quarantine::Failures::default(),
+            failures: quarantine::Failures::default(),
             drain: Drain::default(),
             indexed: (false, None),
             had_room: 0,
@@ -138,7 +138,7 @@ impl Host {
             seen: true,
             first_engine,
             attempts: self.attempts,
-            record: self.record,
+            failures: self.failures,
             drain: self.drain,
             ..Self::new(self.name, self.index, hello, now)
         }
@@ -160,7 +160,7 @@ impl Host {
 
     /// Forgets a batch that has ended. True if the host was told of it in this session.
     pub(super) fn forgets(&mut self, batch: BatchSerial) -> bool {
-        self.record.forget(batch);
+        self.failures.forget(batch);
         self.told.remove(&batch)
     }
 
@@ -194,7 +194,7 @@ impl Host {
 
     /// Whether its inventory is known, and it is neither quarantined nor drained.
     pub(super) fn is_willing(&self) -> bool {
-        self.known && self.record.until.is_none() && self.drain.reason().is_none()
+        self.known && self.failures.until.is_none() && self.drain.reason().is_none()
     }
 
     /// Most slots that one job may take at once: they are idle, and nothing is on its way to them.

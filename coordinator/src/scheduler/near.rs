@@ -27,12 +27,12 @@ impl Scheduler {
         };
         // A host that has begun to keep its slots for a wider job gets nothing now.
         let served = preferred.iter().any(|name| self.serve(name, 1, now));
-        if !served && self.watch.is_some() {
+        if !served && self.findings.is_some() {
             let in_vain = self.is_far_in_vain(key, now);
-            self.watch
+            self.findings
                 .as_mut()
                 .into_iter()
-                .for_each(|watch| watch.in_vain = watch.in_vain.take().or(in_vain.clone()));
+                .for_each(|found| found.in_vain = found.in_vain.take().or(in_vain.clone()));
         }
         served
     }
@@ -60,7 +60,7 @@ impl Scheduler {
     #[doc(hidden)]
     #[must_use]
     pub fn watched(mut self) -> Self {
-        self.watch = Some(Findings::default());
+        self.findings = Some(Findings::default());
         self
     }
 
@@ -68,7 +68,7 @@ impl Scheduler {
     /// and could have taken it.
     #[doc(hidden)]
     pub fn placed_far_in_vain(&self) -> Option<&str> {
-        self.watch.as_ref()?.in_vain.as_deref()
+        self.findings.as_ref()?.in_vain.as_deref()
     }
 
     /// The same, computed anew from the batch and all hosts.

@@ -160,16 +160,16 @@ impl Scheduler {
         if well {
             batch.ends.doubtful.remove(&host.index);
             let ended = host
-                .record
+                .failures
                 .streaks
                 .remove(&key.batch)
                 .map_or(0, |streak| streak.length);
             batch.ends.longest = batch.ends.longest.max(ended);
-            (host.record.times, host.record.until) = (0, None);
+            (host.failures.times, host.failures.until) = (0, None);
             // The host asks for jobs of the batch later, or has asked already.
-            self.unserved |= host.record.suspicions.remove(&key.batch).is_some();
+            self.unserved |= host.failures.suspicions.remove(&key.batch).is_some();
         } else {
-            let streak = host.record.streaks.entry(key.batch);
+            let streak = host.failures.streaks.entry(key.batch);
             let streak = streak
                 .and_modify(|s| s.length += u32::from(s.last != key))
                 .or_insert(Streak {
@@ -181,7 +181,7 @@ impl Scheduler {
             if streak.length >= STREAK {
                 batch.ends.doubtful.insert(host.index);
             }
-            if let Some(suspicion) = host.record.suspicions.get_mut(&key.batch) {
+            if let Some(suspicion) = host.failures.suspicions.get_mut(&key.batch) {
                 let (length, id, host_name) =
                     (pause(suspicion.times), batch.id, host.name.to_string());
                 (suspicion.times, suspicion.until) = (suspicion.times + 1, Some(now + length));
@@ -209,18 +209,21 @@ impl Scheduler {
         };
         let verdicts = batch.ends.doubtful.iter().filter_map(|index| {
             let host = self.hosts.at(*index)?;
-            let suspected = host.record.suspicions.contains_key(&serial);
+            let suspected = host.failures.suspicions.contains_key(&serial);
             let mut others = host
-                .record
+                .failures
                 .suspicions
                 .keys()
                 .filter_map(|other| self.batches.get(other));
             let known = others.any(|other| other.user == batch.user);
             Some((
                 host.name.clone(),
-                batch
-                    .ends
-                    .judge(*index, host.record.streaks.get(&serial)?, suspected, known)?,
+                batch.ends.judge(
+                    *index,
+                    host.failures.streaks.get(&serial)?,
+                    suspected,
+                    known,
+                )?,
             ))
         });
         for (name, verdict) in verdicts.collect::<Vec<_>>() {
@@ -228,7 +231,7 @@ impl Scheduler {
                 Verdict::Suspect => self.suspect(&name, serial, now),
                 Verdict::Innocent => {
                     if let Some(host) = self.hosts.get_mut(&name) {
-                        host.record.suspicions.remove(&serial);
+                        host.failures.suspicions.remove(&serial);
                     }
                     self.unserved = true;
                 }
@@ -241,7 +244,9 @@ impl Scheduler {
         else {
             return;
         };
-        host.record.suspicions.insert(serial, Suspicion::default());
+        host.failures
+            .suspicions
+            .insert(serial, Suspicion::default());
         let (host_name, user) = (host.name.to_string(), batch.user);
         tracing::warn!(host = host_name, batch = %batch.id, "{host_name} is suspected by a batch: {SUSPECTED}");
         let notice = Notice::Quarantined {
@@ -259,7 +264,7 @@ impl Scheduler {
             .filter(|attempt| attempt.key.batch == serial)
             .collect();
         let others = host
-            .record
+            .failures
             .suspicions
             .keys()
             .filter_map(|other| self.batches.get(other));
@@ -275,12 +280,12 @@ impl Scheduler {
         let Some(host) = self
             .hosts
             .get_mut(name)
-            .filter(|host| host.record.until.is_none())
+            .filter(|host| host.failures.until.is_none())
         else {
             return;
         };
-        let length = pause(host.record.times);
-        (host.record.times, host.record.until) = (host.record.times + 1, Some(now + length));
+        let length = pause(host.failures.times);
+        (host.failures.times, host.failures.until) = (host.failures.times + 1, Some(now + length));
         let host_name = host.name.to_string();
         tracing::warn!(
             host = host_name,
@@ -307,14 +312,14 @@ impl Scheduler {
             return;
         };
         if let Some(host) = self.hosts.get_mut(&name) {
-            host.record.until = host.record.until.filter(|until| *until > now);
+            host.failures.until = host.failures.until.filter(|until| *until > now);
         }
         self.unserved = true;
     }
 
     /// Batches of which a host gets no jobs now, except those that require certain hosts.
     pub(super) fn barred(&self, host: &Host, now: BootInstant) -> Vec<BatchSerial> {
-        let suspicions = host.record.suspicions.iter();
+        let suspicions = host.failures.suspicions.iter();
         let barred = suspicions.filter(|(batch, suspicion)| {
             suspicion.until.is_some_and(|until| until > now)
                 || host
@@ -332,7 +337,7 @@ impl Scheduler {
         key: QueueKey,
         now: BootInstant,
     ) -> Option<Option<BootInstant>> {
-        let suspicion = host.record.suspicions.get(&key.batch)?;
+        let suspicion = host.failures.suspicions.get(&key.batch)?;
         (key.hosts.is_none() && self.barred(host, now).contains(&key.batch))
             .then_some(suspicion.until)
     }

@@ -103,7 +103,7 @@ impl Scheduler {
                 containment: h.containment,
                 drained: h.drain.reason().map(ToString::to_string),
                 quarantined: h
-                    .record
+                    .failures
                     .until
                     .map(|until| (until.since(now), quarantine::REASON.to_owned())),
             })

@@ -134,7 +134,8 @@ impl Timers {
 }
 
 impl Scheduler {
-    pub(super) fn is_due(&mut self, timer: Timer, now: BootInstant) {
+    /// Acts for a timer that is due.
+    pub(super) fn fire(&mut self, timer: Timer, now: BootInstant) {
         match timer {
             Timer::Hold => self.end_hold(),
             Timer::Leases => self.look_at_leases(now),

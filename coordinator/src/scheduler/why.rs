@@ -174,7 +174,7 @@ impl Scheduler {
         let barred = self.is_barred(host, queue, now);
         Some(if host.session.is_none() {
             format!("not connected for {} s", now.since(host.since).as_secs())
-        } else if let Some(until) = host.record.until {
+        } else if let Some(until) = host.failures.until {
             format!(
                 "quarantined for another {} s: {}",
                 until.since(now).as_secs() + 1,
