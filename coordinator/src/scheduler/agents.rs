@@ -119,7 +119,7 @@ impl Scheduler {
         true
     }
 
-    /// Any message but the first.
+    /// A message in a session that has begun.
     // Long: an arm for each message.
     pub(super) fn agent_message(
         &mut self,

@@ -1,5 +1,5 @@
-//! How a scheduler begins: empty. Its store, generation and hold are given to it next, by
-//! [`Scheduler::durable`], [`Scheduler::of_generation`] and [`Scheduler::holding`].
+//! How a scheduler begins: empty. [`Scheduler::durable`], [`Scheduler::of_generation`] and
+//! [`Scheduler::holding`] come next, where its store is on a disk, and may be a copy.
 
 use super::hosts::Hosts;
 use super::queues::Queues;

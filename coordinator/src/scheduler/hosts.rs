@@ -9,8 +9,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 /// Hosts by name, and by index: the order in which they became known. Lists that people see are in
-/// the order of names. Maps by name, and by our own numbers, use a fast hash without randomness: no
-/// outsider chooses their keys, and a core with the same past does the same.
+/// the order of names. The maps use a fast hash without randomness: their keys are names in
+/// certificates and our own numbers, which no outsider chooses, and a core with the same past does
+/// the same.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     by_name: FxHashMap<Arc<str>, Host>,
@@ -55,7 +56,7 @@ impl Hosts {
         self.by_name.get(name)
     }
 
-    /// A caller that changes what the host wants or has calls [`Hosts::reindex`] afterwards.
+    /// A caller that changes what the host wants or has calls [`Scheduler::reindex`] afterwards.
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Host> {
         self.by_name.get_mut(name)
     }
@@ -86,7 +87,7 @@ impl Hosts {
         self.names.get(index as usize).cloned()
     }
 
-    /// The host with this index, if it is still known.
+    /// The host with this index. If that was forgotten, the host that has its name now.
     pub(super) fn at(&self, index: u32) -> Option<&Host> {
         self.by_name.get(self.names.get(index as usize)?)
     }

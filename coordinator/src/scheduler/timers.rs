@@ -11,7 +11,8 @@ use mezcal_common::model::ids::BatchSerial;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A reason to act at an instant. Of the timers that are due at once, those that stand first here
-/// come first, whatever their instants are. Hosts are given by their indices.
+/// come first, whatever their instants are; those of one kind come in the order of the hosts,
+/// queues or batches that they name. Hosts are given by their indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// Everything that the original of a restored store has placed is surely over.
