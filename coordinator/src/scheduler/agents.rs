@@ -238,7 +238,6 @@ impl Scheduler {
             host.credit.end();
         }
         self.set_known(name, false);
-        self.reindex(name);
         self.give_back(name, now);
         self.close_session(name, "goodbye");
     }
@@ -252,27 +251,18 @@ impl Scheduler {
 
     /// A session has ended. If another one has `replaced` it already, nothing is out of reach.
     pub(super) fn agent_gone(&mut self, name: &str, replaced: bool, now: BootInstant) {
-        let Some(name) = self
-            .hosts
-            .get(name)
-            .filter(|host| host.session.is_some())
-            .map(|host| host.name.clone())
-        else {
-            return;
-        };
-        self.set_known(&name, false);
-        self.keep_nothing(&name);
-        let Some(host) = self.hosts.get_mut(&name) else {
+        let host = self.hosts.get_mut(name);
+        let Some(host) = host.filter(|host| host.session.is_some()) else {
             return;
         };
         host.disconnected(now);
-        let index = host.index;
+        let (name, index) = (host.name.clone(), host.index);
         self.timers.clear(Timer::Ready(index));
+        self.keep_nothing(&name);
         self.look_at_presence(&name);
-        let name = &*name;
-        self.reindex(name);
+        self.reindex(&name);
         match self.lease {
-            None => self.lose_attempts(name, |_| true, "its agent is gone", now),
+            None => self.lose_attempts(&name, |_| true, "its agent is gone", now),
             Some(_) if replaced => {}
             Some(_) => self.timers.set(Timer::Loss(index), now + LOSS_GRACE),
         }

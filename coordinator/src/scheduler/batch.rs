@@ -192,8 +192,7 @@ impl Batch {
         let Some(job) = self.jobs.get_mut(number.0 as usize - 1) else {
             return 0;
         };
-        let host = hosts.name_at(job.host);
-        let host = host.as_deref().unwrap_or("a host");
+        let host = hosts.at(job.host).map_or("a host", |host| &host.name);
         job.losses += 1;
         let why = outcome.error.as_deref().unwrap_or_default();
         let lost = self.lost.entry(number).or_default();

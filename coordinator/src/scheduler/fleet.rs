@@ -133,10 +133,9 @@ impl Scheduler {
 
     /// A host whose agent has not sent its inventory in time counts as absent.
     pub(super) fn host_is_late(&mut self, index: u32) {
-        if let Some(name) = self.hosts.name_at(index)
-            && let Some(host) = self.hosts.get_mut(&name)
-        {
+        if let Some(host) = self.hosts.at_mut(index) {
             host.late = true;
+            let name = host.name.clone();
             tracing::warn!(host = %name, "{name} is connected and does not become ready");
             self.look_at_presence(&name);
         }

@@ -146,7 +146,7 @@ impl Host {
 
     /// Its session has ended.
     pub(super) fn disconnected(&mut self, now: BootInstant) {
-        self.session = None;
+        (self.session, self.known) = (None, false);
         (self.usable, self.failing, self.late) = (None, None, false);
         self.credit = Credit::default();
         self.since = now;

@@ -19,12 +19,11 @@ impl Scheduler {
     /// Reports a host whose agent has stayed away as lost, to the clients that have jobs there or
     /// wait for a cancel.
     pub(super) fn say_loss(&mut self, index: u32, now: BootInstant) {
-        let Some(name) = self.hosts.name_at(index) else {
+        let host = self.hosts.at(index);
+        let Some(host) = host.filter(|host| host.session.is_none()) else {
             return;
         };
-        let Some(host) = self.hosts.get(&name).filter(|host| host.session.is_none()) else {
-            return;
-        };
+        let name = host.name.clone();
         let fenced_for = self
             .fence(host)
             .map_or(Duration::ZERO, |until| until.since(now));

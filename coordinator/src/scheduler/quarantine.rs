@@ -308,13 +308,10 @@ impl Scheduler {
 
     /// Ends the quarantine of a host, if its time is over.
     pub(super) fn end_quarantine(&mut self, index: u32, now: BootInstant) {
-        let Some(name) = self.hosts.name_at(index) else {
-            return;
-        };
-        if let Some(host) = self.hosts.get_mut(&name) {
+        if let Some(host) = self.hosts.at_mut(index) {
             host.failures.until = host.failures.until.filter(|until| *until > now);
+            self.unserved = true;
         }
-        self.unserved = true;
     }
 
     /// Batches of which a host gets no jobs now, except those that require certain hosts.

@@ -366,8 +366,7 @@ impl Scheduler {
             if let Some(batch) = self.batches.get_mut(&key.batch) {
                 batch.has_placed();
             }
-            let name = self.hosts.name_at(host);
-            if let Some(host) = name.and_then(|name| self.hosts.get_mut(&name)) {
+            if let Some(host) = self.hosts.at_mut(host) {
                 host.attempts.add(attempt, queue.user, queue.slots(), None);
                 if recorded < self.lease {
                     longer.entry(host.name.clone()).or_default().push(attempt);
