@@ -26,7 +26,7 @@ impl Scheduler {
             Some(set) => {
                 let mut there = set
                     .iter()
-                    .filter_map(|name| self.hosts.at(self.names.host(name)?))
+                    .filter_map(|name| self.serving_under(name))
                     .peekable();
                 there.peek().is_some() && !there.any(|host| self.has_engines_of(host, key.user))
             }
@@ -181,9 +181,7 @@ impl Scheduler {
         let Some(set) = self.batches.set_of(key).filter(|_| key.slots() > 1) else {
             return self.present.widest();
         };
-        let hosts = set
-            .iter()
-            .filter_map(|name| self.hosts.at(self.names.host(name)?));
+        let hosts = set.iter().filter_map(|name| self.serving_under(name));
         hosts.map(Host::slots).max().unwrap_or(0)
     }
 }

@@ -305,9 +305,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get(name).filter(|h| h.session.is_none()) else {
             return;
         };
-        let left = self
-            .fence(host)
-            .map_or(Duration::ZERO, |until| until.since(now));
+        let left = self.fenced_for(host, now).unwrap_or_default();
         let attempts: Vec<AttemptId> = host.attempts.ids().collect();
         for attempt in attempts {
             if self.cancels.jobs.get(&attempt.key).is_some_and(&which)
@@ -345,10 +343,7 @@ impl Scheduler {
                 .or_insert_with(|| CancelWait {
                     host: host.name.to_string(),
                     attempts: 0,
-                    fenced_for: self
-                        .fence(host)
-                        .filter(|_| !connected)
-                        .map(|until| until.since(now)),
+                    fenced_for: self.fenced_for(host, now).filter(|_| !connected),
                 });
             wait.attempts += 1;
         }

@@ -28,6 +28,11 @@ impl Scheduler {
             .then(|| host.heard + lease + FENCE_MARGIN)
     }
 
+    /// For how long attempts on `host` may still run without a report; see [`Scheduler::fence`].
+    pub(super) fn fenced_for(&self, host: &Host, now: BootInstant) -> Option<Duration> {
+        self.fence(host).map(|until| until.since(now))
+    }
+
     /// Gives up the attempts on hosts whose leases are over.
     pub(super) fn look_at_leases(&mut self, now: BootInstant) {
         let is_over = |host: &&Host| self.fence(host).is_some_and(|until| until <= now);

@@ -24,9 +24,7 @@ impl Scheduler {
             return;
         };
         let name = host.name.clone();
-        let fenced_for = self
-            .fence(host)
-            .map_or(Duration::ZERO, |until| until.since(now));
+        let fenced_for = self.fenced_for(host, now).unwrap_or_default();
         let mut held: BTreeMap<BatchSerial, u64> = BTreeMap::new();
         for attempt in host.attempts.ids() {
             *held.entry(attempt.key.batch).or_default() += 1;

@@ -247,6 +247,21 @@ impl Scheduler {
         std::iter::once(&host.name).chain(own).cloned().collect()
     }
 
+    /// Whether one of the names that belong to a host is among these.
+    pub(super) fn is_among(&self, host: &Host, names: &[Arc<str>]) -> bool {
+        let is_own = |name: &Arc<str>| self.names.owner(name) == Some(host.index);
+        names.contains(&host.name)
+            || host
+                .aliases
+                .iter()
+                .any(|name| names.contains(name) && is_own(name))
+    }
+
+    /// The connected host that serves under this name.
+    pub(super) fn serving_under(&self, name: &str) -> Option<&Host> {
+        self.hosts.at(self.names.host(name)?)
+    }
+
     /// The known host that a person means by this name.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ impl Scheduler {
 
     /// The host that serves under this name, if it could take one of these jobs now.
     fn near(&self, name: &str, key: QueueKey, now: BootInstant) -> Option<Arc<str>> {
-        let host = self.hosts.at(self.names.host(name)?)?;
+        let host = self.serving_under(name)?;
         self.could_take(host, key, now).then(|| host.name.clone())
     }
 
@@ -76,9 +76,8 @@ impl Scheduler {
         let preferred = self.batches.preferred_by(key)?;
         let required = self.batches.set_of(key);
         let near = |host: &&Host| {
-            let names = self.names_of(host);
-            let wanted = |set: &[Arc<str>]| names.iter().any(|name| set.contains(name));
-            wanted(&preferred) && required.as_deref().is_none_or(wanted)
+            let is_among = |set: &[Arc<str>]| self.is_among(host, set);
+            is_among(&preferred) && required.as_deref().is_none_or(is_among)
         };
         let idle = self
             .hosts

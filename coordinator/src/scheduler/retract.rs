@@ -84,29 +84,16 @@ impl Scheduler {
     /// Whether a host with idle slots would get a job of this queue. Otherwise the job would only
     /// go back to where it waits now.
     fn has_a_slot_for(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
-        let (names, required, preferred) = (
-            self.names_of(host),
-            self.batches.set_of(key),
-            self.batches.preferred_by(key).unwrap_or_default(),
-        );
-        let allows = |names: &[Arc<str>]| {
-            required
-                .as_ref()
-                .is_none_or(|set| names.iter().any(|name| set.contains(name)))
-        };
-        let owner = |name: &Arc<str>| self.hosts.at(self.names.host(name)?);
-        let better = || {
-            preferred
-                .iter()
-                .filter_map(owner)
-                .any(|host| allows(&self.names_of(host)))
-        };
+        let required = self.batches.set_of(key);
+        let preferred = self.batches.preferred_by(key).unwrap_or_default();
+        let allows = |host: &Host| required.as_ref().is_none_or(|set| self.is_among(host, set));
+        let mut better = preferred.iter().filter_map(|name| self.serving_under(name));
         let patient = host
             .credit
             .longest_idle()
             .is_some_and(|since| since + self.locality_wait <= now);
         self.could_take(host, key, now)
-            && allows(&names)
-            && (patient || names.iter().any(|name| preferred.contains(name)) || !better())
+            && allows(host)
+            && (patient || self.is_among(host, &preferred) || !better.any(allows))
     }
 }

@@ -222,11 +222,7 @@ impl Scheduler {
     pub(super) fn is_local(&self, key: QueueKey, place: Option<&Place>) -> Option<bool> {
         let (preferred, place) = (self.batches.preferred_by(key)?, place?);
         let host = self.hosts.get(&place.host)?;
-        Some(
-            self.names_of(host)
-                .iter()
-                .any(|name| preferred.contains(name)),
-        )
+        Some(self.is_among(host, &preferred))
     }
 
     /// How long a slot has to be idle from now on before it gets a job that prefers another host.

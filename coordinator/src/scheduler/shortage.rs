@@ -87,7 +87,7 @@ impl Scheduler {
             None => self.hosts.values().any(may),
             Some(set) => set
                 .iter()
-                .filter_map(|name| self.hosts.at(self.names.host(name)?))
+                .filter_map(|name| self.serving_under(name))
                 .any(may),
         }
     }

@@ -59,8 +59,7 @@ impl Scheduler {
         };
         (
             host.attempts.len() as u64,
-            self.fence(host)
-                .map_or(Duration::ZERO, |until| until.since(now)),
+            self.fenced_for(host, now).unwrap_or_default(),
         )
     }
 

@@ -163,11 +163,6 @@ impl Scheduler {
         lines
     }
 
-    /// Whether a host has one of these names.
-    fn is_among(&self, host: &Host, set: &[Arc<str>]) -> bool {
-        self.names_of(host).iter().any(|name| set.contains(name))
-    }
-
     /// Why a host takes no job of a queue, whatever its slots do.
     fn why_unusable(&self, host: &Host, queue: QueueKey, now: BootInstant) -> Option<String> {
         let user = self.users.name(queue.user);
