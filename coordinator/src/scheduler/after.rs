@@ -90,11 +90,8 @@ impl Scheduler {
         };
         let mut open = 0;
         for before in after {
-            match batch
-                .jobs
-                .get((before.0 as usize).wrapping_sub(1))
-                .map(|job| (job.state, job.succeeded))
-            {
+            let job = batch.job(*before);
+            match job.map(|job| (job.state, job.succeeded)) {
                 Some((JobState::Done, true)) => {}
                 Some((JobState::Done, false)) => {
                     self.pending.to_skip.push_back((key, *before));
@@ -112,7 +109,7 @@ impl Scheduler {
             }
         }
         if open > 0
-            && let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1)
+            && let Some(job) = batch.job_mut(key.job)
         {
             job.set_waiting();
             batch.order.waiting.insert(key.job, open);
@@ -226,17 +223,10 @@ impl Scheduler {
     }
 
     fn release(&mut self, key: JobKey) {
-        let Some(batch) = self.batches.get_mut(&key.batch) else {
-            return;
-        };
-        let Some(job) = batch
-            .jobs
-            .get_mut(key.job.0 as usize - 1)
-            .filter(|job| job.state == JobState::Waiting)
-        else {
-            return;
-        };
-        job.set_queued();
-        self.enqueue(key);
+        let job = self.batches.job_mut(key);
+        if let Some(job) = job.filter(|job| job.state == JobState::Waiting) {
+            job.set_queued();
+            self.enqueue(key);
+        }
     }
 }

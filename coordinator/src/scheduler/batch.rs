@@ -105,7 +105,20 @@ impl Job {
     }
 }
 
+/// The job with this number, of all jobs of a batch.
+fn job_of(jobs: &mut [Job], number: JobNumber) -> Option<&mut Job> {
+    jobs.get_mut((number.0 as usize).checked_sub(1)?)
+}
+
 impl Batch {
+    pub(super) fn job(&self, number: JobNumber) -> Option<&Job> {
+        self.jobs.get((number.0 as usize).checked_sub(1)?)
+    }
+
+    pub(super) fn job_mut(&mut self, number: JobNumber) -> Option<&mut Job> {
+        job_of(&mut self.jobs, number)
+    }
+
     pub(super) fn add_job(&mut self, serial: BatchSerial, submission: Submission, stored: bool) {
         let queue = QueueKey::new(self.user, serial, &submission);
         if !submission.retry_on.is_empty() || !submission.retry_delay.is_zero() {
@@ -143,7 +156,7 @@ impl Batch {
         host: u32,
         generation: Generation,
     ) -> Option<&Job> {
-        let job = self.jobs.get_mut(number.0 as usize - 1)?;
+        let job = job_of(&mut self.jobs, number)?;
         job.state = JobState::Placed;
         job.host = host;
         // A job that waits always has a number left.
@@ -154,7 +167,7 @@ impl Batch {
 
     /// A job is on no host any more, and has not ended.
     pub(super) fn comes_back(&mut self, number: JobNumber) -> Option<&Job> {
-        let job = self.jobs.get_mut(number.0 as usize - 1)?;
+        let job = job_of(&mut self.jobs, number)?;
         job.state = JobState::Queued;
         self.placed -= 1;
         Some(job)
@@ -162,7 +175,7 @@ impl Batch {
 
     /// Ends a job for good; returns its state before. None if it had ended already.
     pub(super) fn end(&mut self, number: JobNumber, outcome: &Outcome) -> Option<JobState> {
-        let job = self.jobs.get_mut(number.0 as usize - 1)?;
+        let job = job_of(&mut self.jobs, number)?;
         let was = std::mem::replace(&mut job.state, JobState::Done);
         match was {
             JobState::Done => return None,
@@ -189,7 +202,7 @@ impl Batch {
         hosts: &Hosts,
         outcome: &mut Outcome,
     ) -> u32 {
-        let Some(job) = self.jobs.get_mut(number.0 as usize - 1) else {
+        let Some(job) = job_of(&mut self.jobs, number) else {
             return 0;
         };
         let host = hosts.at(job.host).map_or("a host", |host| &host.name);
@@ -207,7 +220,7 @@ impl Batch {
     pub(super) fn uses_a_retry(&mut self, number: JobNumber, outcome: &Outcome) -> bool {
         let rule = self.retry_rules.get(&number);
         let worth = rule.is_none_or(|rule| after::worth_another(&rule.on, outcome));
-        let Some(job) = self.jobs.get_mut(number.0 as usize - 1) else {
+        let Some(job) = job_of(&mut self.jobs, number) else {
             return false;
         };
         let retry = !outcome.succeeded() && job.retries > 0 && worth;
@@ -222,7 +235,7 @@ impl Batch {
 
     /// A job has ended in an earlier life.
     pub(super) fn had_ended(&mut self, number: JobNumber, result: &JobResult) {
-        let Some(job) = self.jobs.get_mut((number.0 as usize).wrapping_sub(1)) else {
+        let Some(job) = job_of(&mut self.jobs, number) else {
             return;
         };
         (job.state, job.succeeded) = (JobState::Done, result.outcome.succeeded());
@@ -271,7 +284,7 @@ impl Batch {
 
     /// The pause of a job that has just failed. Attempts that were lost or given back do not count.
     pub(super) fn pause_of(&self, number: JobNumber) -> Duration {
-        let job = self.jobs.get((number.0 as usize).wrapping_sub(1));
+        let job = self.job(number);
         let Some((rule, job)) = self.retry_rules.get(&number).zip(job) else {
             return Duration::ZERO;
         };
@@ -365,13 +378,11 @@ impl Batches {
     }
 
     pub(super) fn job(&self, key: JobKey) -> Option<&Job> {
-        let jobs = &self.by_serial.get(&key.batch)?.jobs;
-        jobs.get((key.job.0 as usize).checked_sub(1)?)
+        self.by_serial.get(&key.batch)?.job(key.job)
     }
 
     pub(super) fn job_mut(&mut self, key: JobKey) -> Option<&mut Job> {
-        let jobs = &mut self.by_serial.get_mut(&key.batch)?.jobs;
-        jobs.get_mut((key.job.0 as usize).checked_sub(1)?)
+        self.by_serial.get_mut(&key.batch)?.job_mut(key.job)
     }
 
     /// The hosts that the jobs of a queue require; none: any host will do.
