@@ -29,9 +29,9 @@ impl Scheduler {
             return;
         }
         let known = self.hosts.get(name);
-        let rebooted = known.is_some_and(|h| h.seen && h.hello.boot_id != hello.boot_id);
+        let rebooted = known.is_some_and(|h| h.seen && h.hello().boot_id != hello.boot_id);
         let kept = known
-            .filter(|h| h.hello.slots >= hello.slots)
+            .filter(|h| h.hello().slots >= hello.slots)
             .map(|h| h.first_engine);
         let name: Arc<str> = known.map_or_else(|| name.into(), |h| h.name.clone());
         let first_engine = kept.unwrap_or_else(|| self.hosts.number_engines(hello.slots));
@@ -89,10 +89,10 @@ impl Scheduler {
         let Some(old) = host.session else {
             return false;
         };
-        let rebooted = host.hello.boot_id != hello.boot_id;
+        let rebooted = host.hello().boot_id != hello.boot_id;
         // With the same keeper it is the agent of that host, reconnected or restarted: a keeper
         // serves only the newest one. Otherwise the certificate has been copied.
-        if !rebooted && host.hello.keeper == hello.keeper {
+        if !rebooted && host.hello().keeper == hello.keeper {
             self.end_session(old, "the agent of this host has connected again".to_owned());
             self.hosts.session_ends(old);
             self.agent_gone(name, true, now);

@@ -174,7 +174,7 @@ impl Scheduler {
             return;
         };
         self.users.give_back(user, job.queue.slots());
-        let (retries, losses) = (job.retries, job.losses);
+        let (retries, losses) = (job.retries(), job.losses());
         self.persist(|| Record::Again {
             attempt,
             retries,

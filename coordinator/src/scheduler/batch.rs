@@ -32,10 +32,12 @@ pub(super) struct Job {
     pub(super) spec_length: u32,
     pub(super) queue: QueueKey,
     pub(super) attempt: u32,
-    pub(super) retries: u32,
+    /// How many retries it has left.
+    retries: u32,
     /// The host of its present or last attempt, as an index into the names of hosts.
     pub(super) host: u32,
-    pub(super) losses: u8,
+    /// How often it was lost with its host.
+    losses: u8,
     pub(super) state: JobState,
     pub(super) succeeded: bool,
 }
@@ -97,6 +99,24 @@ impl Job {
     /// The job waits for a host.
     pub(super) fn set_queued(&mut self) {
         self.state = JobState::Queued;
+    }
+
+    /// How many retries it has left.
+    pub(super) fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// How often it was lost with its host.
+    pub(super) fn losses(&self) -> u8 {
+        self.losses
+    }
+
+    /// After an attempt in an earlier life, it had so many retries left and had been lost so often.
+    /// True if the attempt had used up a retry.
+    pub(super) fn had_left(&mut self, retries: u32, losses: u8) -> bool {
+        let failed = retries < self.retries;
+        (self.retries, self.losses) = (self.retries.min(retries), self.losses.max(losses));
+        failed
     }
 
     /// An earlier life has placed the job.

@@ -75,20 +75,6 @@ impl Present {
     }
 }
 
-impl Host {
-    /// Slots that jobs can have at present.
-    fn usable_now(&self) -> u16 {
-        if self.late { 0 } else { self.slots() }
-    }
-
-    /// Why some of its slots cannot be used; none: all can.
-    pub(super) fn trouble(&self) -> Option<String> {
-        let late =
-            || "its agent has not said what runs there: its engines do not answer".to_owned();
-        self.failing.clone().or_else(|| self.late.then(late))
-    }
-}
-
 impl Scheduler {
     /// A host serves under its names as long as it is connected and may be of use: a host none of
     /// whose engines starts is as absent as one that is switched off, and so is a host whose agent
@@ -97,8 +83,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get(name) else {
             return;
         };
-        let there = host.session.is_some() && !host.late;
-        let (was, width) = (host.width, if there { host.slots() } else { 0 });
+        let (was, width) = (host.width, host.session.map_or(0, |_| host.usable_now()));
         if was != width {
             if was > 0 {
                 self.names_go(name);
@@ -116,16 +101,16 @@ impl Scheduler {
             return;
         };
         let failing = failing.map(|why| why.chars().take(REASON_CHARS).collect::<String>());
-        match &failing {
-            Some(why) if host.failing != failing => {
+        let was = host.set_usable(ready, failing);
+        match host.failing() {
+            Some(why) if was.as_deref() != Some(why) => {
                 tracing::warn!(host = %name, "{name} is failing: {why}")
             }
-            None if host.failing.is_some() => {
+            None if was.is_some() => {
                 tracing::info!(host = %name, "the engines of {name} start again")
             }
             Some(_) | None => {}
         }
-        (host.usable, host.failing) = (Some(ready), failing);
         self.look_at_presence(name);
         self.reindex(name);
         self.queues.look_at_wide();
@@ -134,7 +119,7 @@ impl Scheduler {
     /// A host whose agent has not sent its inventory in time counts as absent.
     pub(super) fn host_is_late(&mut self, index: u32) {
         if let Some(host) = self.hosts.at_mut(index) {
-            host.late = true;
+            host.set_late();
             let name = host.name.clone();
             tracing::warn!(host = %name, "{name} is connected and does not become ready");
             self.look_at_presence(&name);
@@ -153,7 +138,7 @@ impl Scheduler {
             Some(FailingHost {
                 name: host.name.to_string(),
                 usable: host.usable_now(),
-                why: host.trouble()?,
+                why: host.trouble()?.to_owned(),
             })
         });
         failing.take(MOST_FAILING).collect()
@@ -165,7 +150,7 @@ impl Scheduler {
             return;
         };
         host.width = slots;
-        let (index, users) = (host.index, host.hello.users.clone());
+        let (index, users) = (host.index, host.hello().users.clone());
         let names = host.names();
         let before = self.served();
         self.present.come(slots, users);
@@ -182,7 +167,7 @@ impl Scheduler {
         let (index, slots, users) = (
             host.index,
             std::mem::take(&mut host.width),
-            host.hello.users.clone(),
+            host.hello().users.clone(),
         );
         let names = host.names();
         let before = self.served();
@@ -202,19 +187,19 @@ impl Scheduler {
             return;
         };
         let users = Some(users);
-        if host.hello.users == users {
+        if host.hello().users == users {
             return;
         }
         if host.width == 0 {
             // An absent host is not counted.
-            host.hello.users = users;
+            host.serve_only(users);
             return;
         }
         let before = self.served();
         let Some(host) = self.hosts.get_mut(name) else {
             return;
         };
-        let was = std::mem::replace(&mut host.hello.users, users.clone());
+        let was = host.serve_only(users.clone());
         let others: Vec<String> = was.iter().chain(&users).flatten().cloned().collect();
         self.present.forget_users(was);
         self.present.add_users(users);
@@ -253,7 +238,7 @@ impl Scheduler {
     /// Whether a host runs this user's jobs now, or will when it has replaced their engines.
     pub(super) fn has_engines_of(&self, host: &Host, user: u32) -> bool {
         let name = self.users.name(user);
-        host.hello
+        host.hello()
             .users
             .as_ref()
             .is_none_or(|users| users.contains(name))
@@ -293,12 +278,15 @@ impl Scheduler {
 
     /// Sets whether a host can be given jobs.
     pub(super) fn set_known(&mut self, name: &str, known: bool) {
-        let Some(host) = self.hosts.get_mut(name).filter(|host| host.known != known) else {
+        let Some(host) = self
+            .hosts
+            .get_mut(name)
+            .filter(|host| host.is_known() != known)
+        else {
             return;
         };
-        host.known = known;
+        host.set_known(known);
         if known {
-            host.late = false;
             self.timers.clear(Timer::Ready(host.index));
         }
         let name = host.name.clone();

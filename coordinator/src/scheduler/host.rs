@@ -9,7 +9,7 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchSerial, EngineId, SessionId};
 use mezcal_common::model::outcome::{Containment, Place};
 use rustc_hash::FxHashSet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) const REASON_CHARS: usize = 200;
@@ -25,17 +25,17 @@ pub(super) struct Host {
     pub(super) session: Option<SessionId>,
     /// The last hello of its agent; only the slots count if it has not connected in this life of
     /// ours.
-    pub(super) hello: Hello,
+    hello: Hello,
     pub(super) seen: bool,
     pub(super) first_engine: EngineId,
     /// The inventory of this session has arrived.
-    pub(super) known: bool,
+    known: bool,
     /// How many jobs can run there at a time, as its agent says; none: as many as it has slots.
-    pub(super) usable: Option<u16>,
+    usable: Option<u16>,
     /// Why the other slots cannot be used.
-    pub(super) failing: Option<String>,
+    failing: Option<String>,
     /// Its inventory has not arrived in time.
-    pub(super) late: bool,
+    late: bool,
     /// The number of slots with which it serves under its names; zero: it is absent.
     pub(super) width: u16,
     /// Its share in the counts of the fleet: agents and slots.
@@ -53,7 +53,7 @@ pub(super) struct Host {
     /// then.
     pub(super) replacing: Vec<String>,
     /// Users, by number, of whose attempts there nothing is heard, and when those are surely over.
-    pub(super) fenced: BTreeMap<u32, BootInstant>,
+    fenced: BTreeMap<u32, BootInstant>,
     /// Idle slots that are kept for a job of several slots, and when it may keep some again.
     pub(super) kept: Option<wide::Kept>,
     pub(super) no_more_before: Option<BootInstant>,
@@ -167,6 +167,75 @@ impl Host {
     /// Sets the numbers that an earlier life gave to its engines.
     pub(super) fn had_engines(&mut self, first: EngineId, slots: u16) {
         (self.first_engine, self.hello.slots) = (first, slots);
+    }
+
+    pub(super) fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// It runs jobs of these users from now on, or of everybody; returns those of before.
+    pub(super) fn serve_only(&mut self, users: Option<Vec<String>>) -> Option<Vec<String>> {
+        std::mem::replace(&mut self.hello.users, users)
+    }
+
+    /// Whether it has a session, and the inventory of this session has arrived.
+    pub(super) fn is_known(&self) -> bool {
+        self.known
+    }
+
+    pub(super) fn set_known(&mut self, known: bool) {
+        self.known = known;
+        self.late &= !known;
+    }
+
+    /// Its inventory has not arrived in time.
+    pub(super) fn set_late(&mut self) {
+        self.late = true;
+    }
+
+    /// So many jobs can run there at a time, and why not more; returns that reason of before.
+    pub(super) fn set_usable(&mut self, ready: u16, failing: Option<String>) -> Option<String> {
+        self.usable = Some(ready);
+        std::mem::replace(&mut self.failing, failing)
+    }
+
+    /// Slots that jobs can have at present.
+    pub(super) fn usable_now(&self) -> u16 {
+        if self.late { 0 } else { self.slots() }
+    }
+
+    /// Why its agent says that some of its slots cannot be used.
+    pub(super) fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
+    }
+
+    /// Why some of its slots cannot be used; none: all can.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        const LATE: &str = "its agent has not said what runs there: its engines do not answer";
+        self.failing().or_else(|| self.late.then_some(LATE))
+    }
+
+    /// Fences the attempts of these users, and of no others, until then; fences that stand stay as
+    /// they are. Without a lease nothing has to be fenced.
+    pub(super) fn fence_only(&mut self, users: &BTreeSet<u32>, until: Option<BootInstant>) {
+        self.fenced.retain(|user, _| users.contains(user));
+        let Some(until) = until else {
+            return;
+        };
+        for user in users {
+            self.fenced.entry(*user).or_insert(until);
+        }
+    }
+
+    /// When the first fence of a user ends.
+    pub(super) fn first_fence(&self) -> Option<BootInstant> {
+        self.fenced.values().min().copied()
+    }
+
+    /// Ends the fences that are over; returns whose they were.
+    pub(super) fn end_fences(&mut self, now: BootInstant) -> Vec<u32> {
+        let over = self.fenced.extract_if(.., |_, until| *until <= now);
+        over.map(|(user, _)| user).collect()
     }
 
     /// How many of its slots can be used.

@@ -168,7 +168,7 @@ impl Hosts {
         let Some(host) = self.by_name.get_mut(name) else {
             return;
         };
-        let there = host.known && host.session.is_some();
+        let there = host.is_known();
         let is = (
             there && host.credit.is_left(),
             host.credit.longest_idle().filter(|_| there),
@@ -207,7 +207,7 @@ impl Hosts {
     /// Counts a host anew; returns the fleet if it has changed.
     pub(super) fn recount(&mut self, name: &str) -> Option<(u32, u32)> {
         let host = self.by_name.get_mut(name)?;
-        let counts = if host.known && host.slots() > 0 {
+        let counts = if host.is_known() && host.slots() > 0 {
             (1, u32::from(host.slots()))
         } else {
             (0, 0)

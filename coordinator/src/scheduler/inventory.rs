@@ -139,7 +139,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
         };
-        let served = host.hello.users.as_deref().unwrap_or_default();
+        let served = host.hello().users.as_deref().unwrap_or_default();
         let with: BTreeSet<u32> = host.attempts.iter().map(|(_, on)| on.user).collect();
         let fenced: BTreeSet<u32> = with
             .into_iter()
@@ -151,13 +151,8 @@ impl Scheduler {
             .take(served.len().max(MOST_UNHEARD))
             .map(|(user, why)| (short(user), short(why)))
             .collect();
-        host.fenced.retain(|user, _| fenced.contains(user));
-        for user in fenced {
-            if let Some(until) = until {
-                host.fenced.entry(user).or_insert(until);
-            }
-        }
-        if let Some(first) = host.fenced.values().min().copied() {
+        host.fence_only(&fenced, until);
+        if let Some(first) = host.first_fence() {
             self.timers.set_no_later(Timer::Leases, first);
         }
     }
@@ -181,7 +176,7 @@ impl Scheduler {
             .into_iter()
             .map(|(version, count)| (version.chars().take(VERSION_CHARS).collect(), count))
             .collect();
-        let served = host.hello.users.as_deref().unwrap_or_default();
+        let served = host.hello().users.as_deref().unwrap_or_default();
         let theirs = |user: &String| {
             served.contains(user) || host.unheard.iter().any(|(unheard, _)| unheard == user)
         };

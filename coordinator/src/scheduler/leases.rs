@@ -54,7 +54,7 @@ impl Scheduler {
             );
         }
         self.lose_fenced(now);
-        let users = self.hosts.values().flat_map(|h| h.fenced.values().copied());
+        let users = self.hosts.values().filter_map(Host::first_fence);
         let hosts = self.hosts.values().filter_map(|h| self.fence(h));
         let next = hosts.chain(users).min();
         self.timers.set_or_clear(Timer::Leases, next);
@@ -65,11 +65,8 @@ impl Scheduler {
         let mut over: Vec<(Arc<str>, u32)> = Vec::new();
         for host in self.hosts.values_mut() {
             let name = host.name.clone();
-            over.extend(
-                host.fenced
-                    .extract_if(.., |_, until| *until <= now)
-                    .map(|(user, _)| (name.clone(), user)),
-            );
+            let users = host.end_fences(now).into_iter();
+            over.extend(users.map(|user| (name.clone(), user)));
         }
         over.sort();
         for (name, user) in over {

@@ -233,7 +233,7 @@ impl Scheduler {
                 // A host without an inventory as yet is served when it has asked for jobs.
                 self.unserved |= is
                     .and_then(|index| self.hosts.at(index))
-                    .is_some_and(|host| host.known);
+                    .is_some_and(Host::is_known);
             }
         }
     }

@@ -285,8 +285,7 @@ impl Scheduler {
             .job_mut(attempt.key)
             .filter(|job| job.state != JobState::Done)
         {
-            let failed = retries < job.retries;
-            (job.retries, job.losses) = (job.retries.min(retries), job.losses.max(losses));
+            let failed = job.had_left(retries, losses);
             if job.attempt == attempt.attempt {
                 job.set_queued();
                 match failed {

@@ -77,7 +77,7 @@ impl Scheduler {
         };
         let key = job.queue;
         let may = |host: &Host| {
-            let fits = host.known
+            let fits = host.is_known()
                 && host.drain.reason().is_none()
                 && host.slots() >= key.slots()
                 && self.serves(host, key.user);

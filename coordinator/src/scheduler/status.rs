@@ -70,9 +70,7 @@ impl Scheduler {
 
     /// Whether a host's agent is connected and has said what runs there.
     pub fn is_ready(&self, host: &str) -> bool {
-        self.hosts
-            .get(host)
-            .is_some_and(|host| host.session.is_some() && host.known)
+        self.hosts.get(host).is_some_and(Host::is_known)
     }
 
     /// All known hosts, for `coordinator hosts`. `datagram`: the largest datagram that has reached
@@ -88,14 +86,14 @@ impl Scheduler {
             .map(|h| HostStatus {
                 name: h.name.to_string(),
                 connected: h.session.is_some(),
-                ready: h.known && h.slots() > 0,
-                slots: h.hello.slots,
+                ready: h.is_known() && h.slots() > 0,
+                slots: h.hello().slots,
                 first_engine: h.first_engine,
-                busy: h.attempts.slots().min(u64::from(h.hello.slots)) as u16,
-                cpus: h.hello.cpus,
-                memory: h.hello.memory,
+                busy: h.attempts.slots().min(u64::from(h.hello().slots)) as u16,
+                cpus: h.hello().cpus,
+                memory: h.hello().memory,
                 load: h.load,
-                program: h.hello.program.clone(),
+                program: h.hello().program.clone(),
                 since: now.since(h.since),
                 clock_offset: h.clock_offset,
                 datagram: h.session.and_then(|_| datagram(&h.name)),

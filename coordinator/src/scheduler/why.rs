@@ -45,7 +45,7 @@ impl Scheduler {
             lines.push(format!(
                 "it has been tried {} times, {} of them lost with their hosts",
                 attempt_count(job.attempt),
-                job.losses
+                job.losses()
             ));
         }
         if job.state == JobState::Queued {
@@ -188,9 +188,9 @@ impl Scheduler {
             format!("is being drained: {reason}")
         } else if host.width == 0 {
             let trouble = host.trouble();
-            let trouble = trouble.unwrap_or_else(|| "it has no slots".to_owned());
+            let trouble = trouble.unwrap_or("it has no slots");
             format!("is failing: {trouble}")
-        } else if !host.known {
+        } else if !host.is_known() {
             "has just connected".into()
         } else if self.is_replacing(host, queue.user) {
             format!(

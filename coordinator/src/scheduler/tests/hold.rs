@@ -181,7 +181,9 @@ fn an_agent_hears_of_a_generation_before_anything_else_if_it_knows_what_that_is(
     let hello = |versions| Hello {
         versions,
         slots: 2,
-        ..Host::of_earlier_life("a.x".into(), 0, BootInstant::default()).hello
+        ..Host::of_earlier_life("a.x".into(), 0, BootInstant::default())
+            .hello()
+            .clone()
     };
     let mut greet = |session, versions| {
         s.event(Event::AgentHello {

@@ -15,7 +15,7 @@ impl Script {
     fn sanity_of_hosts(&self) {
         let leases = self.scheduler.timers.at(Timer::Leases);
         for host in self.scheduler.hosts.values() {
-            let there = host.known && host.session.is_some();
+            let there = host.is_known() && host.session.is_some();
             assert_eq!(
                 self.scheduler.hosts.is_wanting(host.index),
                 there && host.credit.is_left(),
@@ -42,7 +42,7 @@ impl Script {
             let indexed = self.scheduler.hosts.indexed_idle(host.index);
             assert_eq!(indexed, idle, "{}", host.name);
             let fence = self.scheduler.fence(host);
-            let users = host.fenced.values().min().copied();
+            let users = host.first_fence();
             assert!(
                 users.is_none() || leases <= users,
                 "users' leases on {} are, too",
@@ -58,7 +58,7 @@ impl Script {
             .scheduler
             .hosts
             .values()
-            .filter(|h| h.known && h.slots() > 0);
+            .filter(|h| h.is_known() && h.slots() > 0);
         let fleet = ready.fold((0, 0), |(agents, slots), h| {
             (agents + 1, slots + u32::from(h.slots()))
         });
