@@ -2,7 +2,7 @@
 
 use super::queues::QueueKey;
 use super::{Hosts, Text, after, halt, quarantine, shortage, text};
-use mezcal_common::message::client::{Halt, RetryOn, Submission};
+use mezcal_common::message::client::{BatchTerms, Halt, RetryOn, Submission};
 use mezcal_common::model::hosts;
 use mezcal_common::model::ids::{BatchId, BatchSerial, Generation, JobKey, JobNumber};
 use mezcal_common::model::job::{BatchContext, Stop};
@@ -44,13 +44,13 @@ pub(super) struct Job {
 
 /// How a job is tried again.
 #[derive(Debug)]
-pub(super) struct RetryRule {
+struct RetryRule {
     /// The failures after which it is tried again; empty: all of them.
-    pub(super) on: Vec<RetryOn>,
+    on: Vec<RetryOn>,
     /// The pause after the first failure, which doubles each time.
-    pub(super) delay: Duration,
+    delay: Duration,
     /// The most retries.
-    pub(super) retries: u32,
+    retries: u32,
 }
 
 #[derive(Debug)]
@@ -69,12 +69,12 @@ pub(super) struct Batch {
     /// The jobs that wait for others of the batch.
     pub(super) order: after::Order,
     /// Rules of jobs that are not simply tried again at once after any failure.
-    pub(super) retry_rules: HashMap<JobNumber, RetryRule>,
+    retry_rules: HashMap<JobNumber, RetryRule>,
     /// The last ends of its jobs, by which hosts are judged.
     pub(super) ends: quarantine::Ends,
     pub(super) short: shortage::Shortages,
     /// For each job, where and why attempts of it were lost.
-    pub(super) lost: HashMap<JobNumber, Vec<String>>,
+    lost: HashMap<JobNumber, Vec<String>>,
     /// Jobs by the `id` that their user gave them.
     pub(super) labels: HashMap<Box<str>, JobNumber>,
     /// Set when it is cancelled: nothing of it starts any more.
@@ -131,6 +131,35 @@ fn job_of(jobs: &mut [Job], number: JobNumber) -> Option<&mut Job> {
 }
 
 impl Batch {
+    /// An open batch of a user, without jobs.
+    pub(super) fn new(user: u32, terms: BatchTerms) -> Self {
+        Self {
+            id: terms.context.batch,
+            user,
+            context: terms.context,
+            host_timeout: terms.host_timeout,
+            once: terms.once,
+            host_sets: Vec::new(),
+            jobs: Vec::new(),
+            placed: 0,
+            done: 0,
+            open: true,
+            order: after::Order::default(),
+            retry_rules: HashMap::new(),
+            ends: quarantine::Ends::default(),
+            short: shortage::Shortages::default(),
+            lost: HashMap::new(),
+            labels: HashMap::new(),
+            cancelled: None,
+            why: None,
+            halt: terms.halt,
+            counts: halt::Counts::default(),
+            halted: false,
+            time_limit: terms.time_limit,
+            detached: terms.detached,
+        }
+    }
+
     pub(super) fn job(&self, number: JobNumber) -> Option<&Job> {
         self.jobs.get((number.0 as usize).checked_sub(1)?)
     }

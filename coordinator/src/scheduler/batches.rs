@@ -1,6 +1,6 @@
 //! Batches from their opening to their end: opened, submitted to, closed, attended, done.
 
-use super::{Batch, Effect, Job, Record, Scheduler, Timer, after, halt, quarantine, shortage};
+use super::{Batch, Effect, Job, Record, Scheduler, Timer, halt};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::model::clock::BootInstant;
@@ -8,7 +8,6 @@ use mezcal_common::model::duration::format_duration;
 use mezcal_common::model::ids::{BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::model::job::{MAX_SPEC, Stop};
 use mezcal_common::model::outcome::{Ended, Outcome};
-use std::collections::HashMap;
 use std::time::Duration;
 
 /// Most jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
@@ -103,36 +102,11 @@ impl Scheduler {
         age: Duration,
         now: BootInstant,
     ) {
-        let id = terms.context.batch;
         let (user, is_new) = self.users.add(user);
         if is_new {
             self.limit_priorities();
         }
-        let batch = Batch {
-            id,
-            user,
-            context: terms.context,
-            host_timeout: terms.host_timeout,
-            once: terms.once,
-            host_sets: Vec::new(),
-            jobs: Vec::new(),
-            placed: 0,
-            done: 0,
-            open: true,
-            order: after::Order::default(),
-            retry_rules: HashMap::new(),
-            ends: quarantine::Ends::default(),
-            short: shortage::Shortages::default(),
-            lost: HashMap::new(),
-            labels: HashMap::new(),
-            cancelled: None,
-            why: None,
-            halt: terms.halt,
-            counts: halt::Counts::default(),
-            halted: false,
-            time_limit: terms.time_limit,
-            detached: terms.detached,
-        };
+        let batch = Batch::new(user, terms);
         if let Some(limit) = batch.time_limit {
             let end = now + limit.saturating_sub(age);
             self.timers.set(Timer::TimeLimit(serial), end);
