@@ -175,8 +175,8 @@ impl Supervisor {
         let sets = [self.sets_at(), self.replacements_end()];
         let reports = [self.reports.due(), self.acknowledge_at];
         let host = [heartbeat, self.lease_until, self.shortage.poll_timeout()];
-        let all = [&engines[..], &sets, &reports, &host];
-        all.concat().into_iter().flatten().min()
+        let all = engines.into_iter().chain(sets).chain(reports).chain(host);
+        all.flatten().min()
     }
 
     /// The next effect to perform.
