@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use super::event::Effect;
-use super::reports::REPORTS_PER_MESSAGE;
+use super::reports::{Entry, REPORTS_PER_MESSAGE};
 use super::session::Session;
 use super::slot::Slot;
 use mezcal_common::message::agent::{
@@ -157,26 +157,24 @@ impl Supervisor {
             return false;
         };
         let (session, slots) = (self.session.as_ref(), self.slots);
-        let unsent: Vec<(Option<usize>, NumberedReport)> = unsent
-            .map(|entry| {
-                (
-                    entry.set().filter(|_| entry.is_claimed() && vouched),
-                    as_the_coordinator_knows(entry.numbered(), session, slots),
-                )
-            })
-            .collect();
-        for same in unsent.chunk_by(|(set, _), (next, _)| set == next) {
-            for chunk in same.chunks(REPORTS_PER_MESSAGE) {
-                let reports = chunk.iter().map(|(_, report)| report.clone()).collect();
-                let message = match same.first().and_then(|(set, _)| *set) {
-                    Some(set) => ToCoordinator::ReportsOf {
-                        user: self.sets[set].user().to_owned(),
-                        reports,
-                    },
-                    None => ToCoordinator::Reports(reports),
-                };
-                self.effects.push_back(Effect::ToCoordinator(message));
+        let on_behalf_of = |entry: &Entry| entry.set().filter(|_| entry.is_claimed() && vouched);
+        let mut unsent = unsent.peekable();
+        while let Some(first) = unsent.next() {
+            let set = on_behalf_of(first);
+            let mut reports = vec![as_the_coordinator_knows(first.numbered(), session, slots)];
+            while reports.len() < REPORTS_PER_MESSAGE
+                && let Some(next) = unsent.next_if(|next| on_behalf_of(next) == set)
+            {
+                reports.push(as_the_coordinator_knows(next.numbered(), session, slots));
             }
+            let message = match set {
+                Some(set) => ToCoordinator::ReportsOf {
+                    user: self.sets[set].user().to_owned(),
+                    reports,
+                },
+                None => ToCoordinator::Reports(reports),
+            };
+            self.effects.push_back(Effect::ToCoordinator(message));
         }
         true
     }
