@@ -9,8 +9,7 @@ use mezcal_common::message::agent::ToCoordinator;
 use mezcal_common::message::agent::{Report, ToAgent};
 use mezcal_common::message::engine::ToEngine;
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, EngineIndex, StoreId};
-use std::collections::HashSet;
+use mezcal_common::model::ids::{EngineIndex, StoreId};
 
 impl Supervisor {
     pub(super) fn welcomed(&mut self, session: Session, store: StoreId, hello_sent: BootInstant) {
@@ -108,10 +107,7 @@ impl Supervisor {
             }
             ToAgent::Cancel { attempts, stop } => self.cancel(&attempts, stop, now),
             ToAgent::Retract { attempts } => {
-                let wanted: HashSet<AttemptId> = attempts.into_iter().collect();
-                for attempt in self.queue.take_some(&wanted) {
-                    self.push_report(attempt, Report::Returned);
-                }
+                self.return_some(&attempts.into_iter().collect());
             }
             ToAgent::Evict { attempts, stop } => self.evict(attempts, stop, now),
             ToAgent::Known { user, attempts } => self.known(&user, &attempts),

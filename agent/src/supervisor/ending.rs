@@ -68,14 +68,19 @@ impl Supervisor {
 
     pub(super) fn evict(&mut self, attempts: Vec<AttemptId>, stop: Stop, now: BootInstant) {
         let wanted: HashSet<AttemptId> = attempts.into_iter().collect();
-        for attempt in self.queue.take_some(&wanted) {
-            self.push_report(attempt, Report::Returned);
-        }
+        self.return_some(&wanted);
         for i in 0..self.engines.len() {
             if let Some(attempt) = self.held_by(i).filter(|attempt| wanted.contains(attempt)) {
                 self.evicted.insert(attempt);
                 self.stop_engine(i, attempt, stop, now);
             }
+        }
+    }
+
+    /// Gives back those of the `wanted` attempts that have not started.
+    pub(super) fn return_some(&mut self, wanted: &HashSet<AttemptId>) {
+        for attempt in self.queue.take_some(wanted) {
+            self.push_report(attempt, Report::Returned);
         }
     }
 

@@ -15,7 +15,7 @@
 use super::session::Session;
 use super::slot::{Engine, Slot};
 use super::{Effect, Supervisor};
-use mezcal_common::message::agent::{Report, TELLS_ENGINES, ToCoordinator};
+use mezcal_common::message::agent::{TELLS_ENGINES, ToCoordinator};
 use mezcal_common::message::engine::ToKeeper;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
@@ -194,9 +194,7 @@ impl Supervisor {
             self.batches.owner(attempt.key.batch) == Some(self.sets[set].user())
         };
         let waiting: HashSet<AttemptId> = self.queue.attempts().filter(theirs).collect();
-        for attempt in self.queue.take_some(&waiting) {
-            self.push_report(attempt, Report::Returned);
-        }
+        self.return_some(&waiting);
     }
 
     /// Whether a set runs nothing, and has sent nothing that would be lost with it.

@@ -5,7 +5,6 @@ use super::Supervisor;
 use super::programs::Replacing;
 use super::sets::{HEARD_WITHIN, Set};
 use super::slot::{Engine, Slot};
-use mezcal_common::message::agent::Report;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineIndex};
 use std::collections::HashSet;
@@ -177,9 +176,7 @@ impl Supervisor {
         let user = left.user();
         let theirs = |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(user);
         let waiting: HashSet<AttemptId> = self.queue.attempts().filter(theirs).collect();
-        for attempt in self.queue.take_some(&waiting) {
-            self.push_report(attempt, Report::Returned);
-        }
+        self.return_some(&waiting);
     }
 
     pub(super) fn keeper_gone(&mut self, set: usize, why: String, now: BootInstant) {
