@@ -7,6 +7,7 @@
 
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::{Generation, StoreId};
+use mezcal_common::system::files;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -149,10 +150,7 @@ fn write(file: &Path, met: &Met) -> std::io::Result<()> {
         )
     });
     let text: String = lines.collect();
-    let directory = file
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let directory = files::parent(file);
     std::fs::create_dir_all(directory)?;
     let new = file.with_extension("new");
     match std::fs::remove_file(&new) {

@@ -8,7 +8,7 @@ use mezcal_common::model::hosts;
 use mezcal_common::model::identity::Role;
 use mezcal_common::system::account;
 use mezcal_common::system::config::{host_name, read_toml};
-use mezcal_common::system::files::{Directory, Owner, PRIVATE};
+use mezcal_common::system::files::{self, Directory, Owner, PRIVATE};
 use mezcal_common::system::output::print;
 use mezcal_common::wire::tls::Credentials;
 use std::path::{Path, PathBuf};
@@ -168,11 +168,7 @@ fn keys(identity: &Path, owner: Option<Owner>) -> anyhow::Result<Directory> {
 
 /// The directory of a configuration file that is not there yet.
 fn place_of(config: &Path) -> anyhow::Result<Directory> {
-    let parent = config
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let place = Directory::make(parent, 0o755)?;
+    let place = Directory::make(files::parent(config), 0o755)?;
     place.try_writing()?;
     Ok(place)
 }

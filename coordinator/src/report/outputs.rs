@@ -6,6 +6,7 @@
 
 use crate::exit::Exit;
 use crate::report::resume::Rewritten;
+use mezcal_common::system::files;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, FlockOperation};
 use rustix::io::Errno;
@@ -65,13 +66,8 @@ impl Which {
                     };
                     path = path.parent().unwrap_or(Path::new("")).join(target);
                 }
-                let parent = path
-                    .parent()
-                    .filter(|p| !p.as_os_str().is_empty())
-                    .unwrap_or(Path::new("."));
-                Some(Self::New(
-                    parent.canonicalize().ok()?.join(path.file_name()?),
-                ))
+                let parent = files::parent(&path).canonicalize().ok()?;
+                Some(Self::New(parent.join(path.file_name()?)))
             }
         }
     }

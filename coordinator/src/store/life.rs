@@ -14,6 +14,7 @@ use super::StoreError;
 use super::copy::set_meta;
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::Generation;
+use mezcal_common::system::files;
 use rusqlite::{Connection, ErrorCode};
 use rustix::fs::{Mode, OFlags};
 use std::io::{ErrorKind, Read, Write};
@@ -280,8 +281,8 @@ impl Note {
         if rustix::process::geteuid().is_root() {
             // As SQLite does with a log that root makes: the store's account has to be able to read
             // the note.
-            let owner = std::fs::metadata(store)
-                .or_else(|_| std::fs::metadata(store.parent().unwrap_or(Path::new("."))))?;
+            let owner =
+                std::fs::metadata(store).or_else(|_| std::fs::metadata(files::parent(store)))?;
             std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
         }
         let written = file
@@ -309,9 +310,5 @@ pub(super) fn new_file(path: &Path) -> std::io::Result<std::fs::File> {
 
 /// Makes names in the directory of `path` safe.
 pub(super) fn sync_directory_of(path: &Path) -> std::io::Result<()> {
-    let directory = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    std::fs::File::open(directory)?.sync_all()
+    std::fs::File::open(files::parent(path))?.sync_all()
 }

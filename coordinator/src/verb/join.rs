@@ -3,7 +3,7 @@
 use crate::client::profile::{self};
 use crate::exit::{Exit, chain};
 use mezcal_common::model::identity::Role;
-use mezcal_common::system::files::{Directory, PRIVATE, PlaceError};
+use mezcal_common::system::files::{self, Directory, PRIVATE, PlaceError};
 use mezcal_common::wire::tls::Credentials;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ pub fn run(args: &JoinArgs) -> Result<u8, Exit> {
     };
     let cannot = |e: PlaceError| Exit::usage(chain(&e));
     let keys = ready(&dir).map_err(cannot)?;
-    let profiles = ready(file.parent().unwrap_or(Path::new("."))).map_err(cannot)?;
+    let profiles = ready(files::parent(&file)).map_err(cannot)?;
     let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let joined = runtime.block_on(mezcal_certs::join(&args.address, &token, Role::User, None));
     let joined = match joined {

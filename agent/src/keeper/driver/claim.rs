@@ -6,7 +6,7 @@ use super::{ContainmentWish, KeeperArgs, PREDECESSOR};
 use crate::kernel::cgroup::{self, Place, Seat};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::escape::chain;
-use mezcal_common::system::files::Directory;
+use mezcal_common::system::files::{self, Directory};
 use rustix::event::poll;
 use rustix::fd::OwnedFd;
 use rustix::fs::FlockOperation;
@@ -48,8 +48,7 @@ pub(super) fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
 pub(super) fn take_lock(socket: &Path) -> Result<File> {
     let path = socket.with_extension("keeper");
     // In a directory of our own, nobody else can put another socket in the place of ours.
-    let dir = Directory::own(path.parent().unwrap_or(Path::new(".")))
-        .map_err(|e| Error::other(chain(&e)))?;
+    let dir = Directory::own(files::parent(&path)).map_err(|e| Error::other(chain(&e)))?;
     let lock = dir
         .lock_file(&path.file_name().unwrap_or_default().to_string_lossy())
         .map_err(|e| Error::other(chain(&e)))?;
