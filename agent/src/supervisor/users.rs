@@ -80,16 +80,17 @@ impl Finder {
         Some(meta.dev().rotate_left(32) ^ meta.ino())
     }
 
-    /// Hands on the keepers of users who are not `present`, for as long as somebody takes them.
+    /// Hands on the keepers of users whom the hello does not name, for as long as somebody takes
+    /// them.
     pub(crate) async fn look(
         mut self,
-        present: watch::Receiver<Vec<String>>,
+        hello: watch::Receiver<Hello>,
         inputs: mpsc::Sender<EngineInput>,
     ) {
         loop {
             tokio::time::sleep(LOOK).await;
             let now = BootInstant::now();
-            let known = present.borrow().clone();
+            let known = hello.borrow().users.clone().unwrap_or_default();
             for user in users(&self.dir) {
                 let room =
                     self.found.contains_key(&user) || known.len().max(self.found.len()) < self.most;
@@ -119,10 +120,9 @@ impl Finder {
     }
 }
 
-/// The users whose engines are there, for the task that looks for others, and for the hello of the
-/// next connection.
+/// The users whose engines are there: the hello of the next connection names them, and the task
+/// that looks for others passes them over.
 pub(super) struct Present {
-    users: watch::Sender<Vec<String>>,
     hello: watch::Sender<Hello>,
     looking: Option<JoinHandle<()>>,
 }
@@ -134,30 +134,22 @@ impl Present {
         finder: Option<Finder>,
         inputs: &mpsc::Sender<EngineInput>,
     ) -> Self {
-        let named = hello.borrow().users.clone();
-        let (users, known) = watch::channel(named.unwrap_or_default());
-        let look = |finder: Finder| tokio::spawn(finder.look(known, inputs.clone()));
-        Self {
-            users,
-            hello,
-            looking: finder.map(look),
-        }
+        let look = |finder: Finder| tokio::spawn(finder.look(hello.subscribe(), inputs.clone()));
+        let looking = finder.map(look);
+        Self { hello, looking }
     }
 
     pub(super) fn comes(&self, user: String) {
-        self.users.send_modify(|users| users.push(user));
-        self.say();
+        self.change(|users| users.push(user));
     }
 
     pub(super) fn goes(&self, gone: Option<&str>) {
-        self.users
-            .send_modify(|users| users.retain(|user| Some(user.as_str()) != gone));
-        self.say();
+        self.change(|users| users.retain(|user| Some(user.as_str()) != gone));
     }
 
-    fn say(&self) {
-        let users = self.users.borrow().clone();
-        self.hello.send_modify(|hello| hello.users = Some(users));
+    fn change(&self, change: impl FnOnce(&mut Vec<String>)) {
+        self.hello
+            .send_modify(|hello| change(hello.users.get_or_insert_default()));
     }
 }
 
