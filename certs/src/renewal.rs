@@ -13,6 +13,7 @@
 //! port for joining.
 
 use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::pause;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -26,9 +27,6 @@ const PAUSE: f64 = 0.01;
 const SHORTEST: Duration = Duration::from_secs(2);
 /// Pause between two tries when it has expired and no coordinator answers.
 const UNANSWERED: Duration = Duration::from_secs(5);
-/// The longest pause when it has expired and only a person can change that; it begins with
-/// [`UNANSWERED`] and doubles.
-const LONGEST: Duration = Duration::from_secs(300);
 /// The middle of the spread: for holders that come alone.
 pub const ALONE: f64 = 0.5;
 
@@ -254,8 +252,7 @@ impl Renewal {
             return;
         };
         let (pause, refusals) = if needs_a_person {
-            let doubled = UNANSWERED * 2u32.pow(refusals.min(10));
-            (doubled.min(LONGEST), refusals.saturating_add(1))
+            (pause::refused(refusals), refusals.saturating_add(1))
         } else {
             (UNANSWERED, refusals)
         };

@@ -9,4 +9,5 @@ pub mod ids;
 pub mod job;
 pub mod octets;
 pub mod outcome;
+pub mod pause;
 pub mod token;

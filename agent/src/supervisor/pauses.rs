@@ -5,6 +5,7 @@
 //! certificate, another cluster) is tried ever more seldom, until a connection has worked once.
 //! Another certificate in place begins anew: the code that looks at that file starts over.
 
+use mezcal_common::model::pause;
 use std::time::Duration;
 
 /// First pause; doubles, and each pause is drawn between zero and itself (full jitter).
@@ -12,11 +13,6 @@ const FIRST: Duration = Duration::from_millis(50);
 /// Longest pause for a fault that passes by itself. One second keeps a fleet of dozens from waiting
 /// for a new coordinator.
 const LONGEST: Duration = Duration::from_secs(1);
-/// First pause for a fault that only a person can mend, and the longest: a host that was refused
-/// for weeks is there minutes after it is admitted, and thousands of such hosts cost the
-/// coordinator a few handshakes a second.
-const FIRST_REFUSED: Duration = Duration::from_secs(5);
-const LONGEST_REFUSED: Duration = Duration::from_secs(300);
 
 /// The pauses of one agent with one certificate.
 #[derive(Default)]
@@ -39,13 +35,13 @@ impl Pauses {
     /// A connection has failed once more; how long to wait at most.
     pub(crate) fn failed(&mut self, needs_a_person: bool) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        let doubled = |first: Duration, times: u32| first * 2u32.pow(times.min(10));
         match needs_a_person {
             true => {
+                let pause = pause::refused(self.refusals);
                 self.refusals = self.refusals.saturating_add(1);
-                doubled(FIRST_REFUSED, self.refusals - 1).min(LONGEST_REFUSED)
+                pause
             }
-            false => doubled(FIRST, self.failures).min(LONGEST),
+            false => pause::doubled(FIRST, self.failures, LONGEST),
         }
     }
 }
@@ -53,6 +49,7 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pause::{FIRST_REFUSED, LONGEST_REFUSED};
 
     #[test]
     fn what_only_a_person_can_mend_is_tried_ever_more_seldom_until_it_has_worked() {
