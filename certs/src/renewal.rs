@@ -4,13 +4,13 @@
 //!           half of its life is over              granted
 //!  ┌─ Good ─────────────────────────▶ Asked ──────────────────▶ install it ─┐
 //!  │   ▲                             ↺ again after a pause                  │
-//!  │   └───────────────────────────────────────────────── loaded, or no use ┘
+//!  │   └──────────────────────────────────────────────────────────── no use ┘
 //!  └── expired, nobody to ask ──▶ Expired: asked for with the key that it had, until there is one
 //! ```
 //!
-//! No clock, no I/O: events in, effects out. Agents and clients drive it, each with its own way to
-//! request: over the connection that the certificate has opened or, when it has expired, at the
-//! port for joining.
+//! No clock, no I/O: events in, effects out. A certificate that is installed has a renewal of its
+//! own. Agents and clients drive it, each with its own way to request: over the connection that the
+//! certificate has opened or, when it has expired, at the port for joining.
 
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::pause;
@@ -43,13 +43,6 @@ pub struct Now {
 /// An event in the life of a certificate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// It is in use from now on: the first one, or one that was installed.
-    Loaded {
-        /// Begin and end of its validity, in seconds since the Unix epoch, if known.
-        validity: Option<(i64, i64)>,
-        /// Its random place in the spread, between 0 and 1.
-        drawn: f64,
-    },
     /// A regular look: it may be time to act.
     Looked {
         /// Whether a coordinator can be asked.
@@ -121,8 +114,9 @@ impl Life {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum State {
+    #[default]
     Good,
     /// Requested, and not granted yet.
     Asked {
@@ -138,8 +132,9 @@ enum State {
     },
 }
 
-/// The renewal of one holder's certificate.
-#[derive(Clone, Debug)]
+/// The renewal of one certificate, from the moment in which it is in use. The default is that of a
+/// certificate of which nothing is known: nobody asks for another one before it has expired.
+#[derive(Clone, Debug, Default)]
 pub struct Renewal {
     /// `None`: nothing is known of it.
     life: Option<Life>,
@@ -149,37 +144,26 @@ pub struct Renewal {
     effects: VecDeque<Effect>,
 }
 
-impl Default for Renewal {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Renewal {
-    /// A renewal without a known certificate.
-    pub fn new() -> Self {
-        Self {
-            life: None,
-            state: State::Good,
-            said: String::new(),
-            effects: VecDeque::new(),
-        }
+    /// The renewal of a certificate (DER); `drawn` is its random place in the spread, between 0 and
+    /// 1.
+    pub fn of(certificate: &[u8], drawn: f64) -> Self {
+        let validity = mezcal_common::model::identity::validity(certificate);
+        validity.map_or_else(|_| Self::default(), |life| Self::of_life(life, drawn))
     }
 
-    /// A renewal of a certificate (DER) that is in use.
-    pub fn of(certificate: &[u8], drawn: f64) -> Self {
-        let mut renewal = Self::new();
-        renewal.loaded(
-            mezcal_common::model::identity::validity(certificate).ok(),
-            drawn,
-        );
-        renewal
+    /// The renewal of a certificate with this begin and end of its validity, in seconds since the
+    /// Unix epoch.
+    pub fn of_life(validity: (i64, i64), drawn: f64) -> Self {
+        Self {
+            life: Some(Life::new(validity, drawn)),
+            ..Self::default()
+        }
     }
 
     /// Handles an event at `now`.
     pub fn handle(&mut self, event: Event, now: Now) {
         match event {
-            Event::Loaded { validity, drawn } => self.loaded(validity, drawn),
             Event::Looked { reachable } => self.looked(reachable, now),
             Event::Granted { cert } => {
                 // A repeated answer is to a request that has been answered.
@@ -205,12 +189,6 @@ impl Renewal {
                 needs_a_person,
             } => self.failed(why, needs_a_person, now),
         }
-    }
-
-    fn loaded(&mut self, validity: Option<(i64, i64)>, drawn: f64) {
-        self.life = validity.map(|validity| Life::new(validity, drawn));
-        self.state = State::Good;
-        self.said.clear();
     }
 
     fn looked(&mut self, reachable: bool, now: Now) {
@@ -314,10 +292,7 @@ mod tests {
     }
 
     fn of(validity: (i64, i64)) -> Renewal {
-        let mut renewal = Renewal::new();
-        let (validity, drawn) = (Some(validity), ALONE);
-        renewal.handle(Event::Loaded { validity, drawn }, at(0));
-        renewal
+        Renewal::of_life(validity, ALONE)
     }
 
     fn all(renewal: &mut Renewal) -> Vec<Effect> {
@@ -347,7 +322,7 @@ mod tests {
             ),
             (false, true)
         );
-        let mut never = Renewal::new();
+        let mut never = Renewal::default();
         assert!(look(&mut never, true, 30).is_empty() && !never.is_over(at(30).wall));
         assert_eq!(look(&mut never, false, 30), []);
     }
@@ -379,18 +354,12 @@ mod tests {
         renewal.handle(Event::Useless, at(501));
         assert_eq!(look(&mut renewal, true, 510), []);
         assert_eq!(look(&mut renewal, true, 511), [Effect::Ask]);
-        let (validity, drawn) = (Some((500, 1500)), ALONE);
-        renewal.handle(Event::Loaded { validity, drawn }, at(512));
-        assert_eq!(look(&mut renewal, true, 999), []);
-        assert_eq!(look(&mut renewal, true, 1000), [Effect::Ask]);
     }
 
     #[test]
     fn hosts_that_joined_together_do_not_come_together() {
         let due = |drawn| {
-            let mut renewal = Renewal::new();
-            let validity = Some((0, 1000));
-            renewal.handle(Event::Loaded { validity, drawn }, at(0));
+            let renewal = Renewal::of_life((0, 1000), drawn);
             renewal.due_in(WallTime(0)).as_secs()
         };
         assert_eq!((due(0.0), due(ALONE), due(1.0)), (400, 500, 600));
@@ -429,7 +398,7 @@ mod tests {
 
     #[test]
     fn what_only_a_person_can_mend_is_tried_ever_more_seldom() {
-        let mut renewal = Renewal::new();
+        let mut renewal = Renewal::default();
         let pauses = (0..8).map(|_| {
             renewal.handle(Event::Expired, at(0));
             let (why, needs_a_person) = ("revoked".to_owned(), true);
@@ -453,6 +422,6 @@ mod tests {
         let due = |seconds| renewal.due_in(at(seconds).wall).as_secs();
         assert_eq!((due(0), due(400), due(490)), (500, 100, 10));
         assert_eq!((due(500), due(900), due(990), due(1000)), (10, 10, 5, 0));
-        assert_eq!(Renewal::new().due_in(WallTime(0)), Duration::ZERO);
+        assert_eq!(Renewal::default().due_in(WallTime(0)), Duration::ZERO);
     }
 }

@@ -4,6 +4,7 @@
 use mezcal_agent::supervisor::Carried;
 use mezcal_agent::supervisor::driver::{self, AgentParts};
 use mezcal_agent::supervisor::links::{EngineInput, Engines};
+use mezcal_certs::renewal::Renewal;
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::message::engine::{FromEngine, ToEngine};
 use mezcal_common::model::clock::WallTime;
@@ -47,7 +48,7 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
         connector: Connector::new(&credentials, ALPN).expect("a connector"),
         connect_timeout: Duration::from_secs(5),
         service: false,
-        renewal: None,
+        renewal: Renewal::default(),
         generations: mezcal_agent::supervisor::generations::Generations::of_one_life(),
     };
     let _ = driver::run(

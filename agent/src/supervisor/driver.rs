@@ -52,8 +52,8 @@ pub struct AgentParts {
     pub connect_timeout: Duration,
     /// This process is a service, and not a run: the service manager hears how the agent stands.
     pub service: bool,
-    /// When the agent asks for another certificate; none: never.
-    pub renewal: Option<Renewal>,
+    /// When the agent asks for another certificate; the default: never.
+    pub renewal: Renewal,
     /// The generations of stores that this host has met.
     pub generations: Generations,
 }
@@ -146,7 +146,7 @@ impl Driver {
             readings: Readings::of(host),
             logs: Logs::new(),
             standing,
-            asking: Asking::new(parts.renewal.unwrap_or_default()),
+            asking: Asking::new(parts.renewal),
             timer: BootTimer::new()?,
             stopping: None,
         })

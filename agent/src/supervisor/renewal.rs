@@ -109,11 +109,7 @@ mod tests {
             boot: begin + Duration::from_secs(second),
         };
         for answered in 0..3 {
-            let mut renewal = Renewal::new();
-            let validity = Some((-100, 100));
-            let drawn = ALONE;
-            renewal.handle(Event::Loaded { validity, drawn }, at(0));
-            let mut asking = Asking::new(renewal);
+            let mut asking = Asking::new(Renewal::of_life((-100, 100), ALONE));
             let reachable = true;
             let questions: Vec<Bytes> = (0..6)
                 .filter_map(|second| {

@@ -184,7 +184,7 @@ impl<'a> Life<'a> {
             connector: Connector::new(self.certificate.credentials(), ALPN)?,
             connect_timeout: config.connect_timeout(),
             service: true,
-            renewal: Some(self.certificate.renewal()),
+            renewal: self.certificate.renewal(),
             generations: Generations::load(generations.clone())
                 .with_context(|| generations_unread(&generations))?,
         };

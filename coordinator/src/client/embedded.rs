@@ -12,6 +12,7 @@ use mezcal_agent::supervisor::Carried;
 use mezcal_agent::supervisor::driver::{self, AgentParts, Left};
 use mezcal_agent::supervisor::generations::Generations;
 use mezcal_agent::supervisor::links;
+use mezcal_certs::renewal::Renewal;
 use mezcal_certs::{Authority, CertsError, Issued};
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::model::identity::Role;
@@ -129,7 +130,7 @@ pub async fn start(
         connector: Connector::new(&agents, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?,
         connect_timeout: PATIENCE,
         service: false,
-        renewal: None,
+        renewal: Renewal::default(),
         generations: Generations::of_one_life(),
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -38,7 +38,7 @@ impl Certificate {
         let mut seen = stamp(&files);
         let credentials = match Credentials::load(&files, Role::Agent) {
             Err(CredentialsError::Validity { .. }) => {
-                let new = renewed(config, &mut Renewal::new(), None).await?;
+                let new = renewed(config, &mut Renewal::default(), None).await?;
                 seen = stamp(&files);
                 new
             }
