@@ -9,8 +9,9 @@
 //! ```
 //!
 //! No clock, no I/O: events in, effects out. A certificate that is installed has a renewal of its
-//! own. Agents and clients drive it, each with its own way to request: over the connection that the
-//! certificate has opened or, when it has expired, at the port for joining.
+//! own. Agents drive it: they request over the connection that the certificate has opened or, when
+//! it has expired, at the port for joining. Clients request once, when they leave, and only ask it
+//! whether it is time.
 
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::pause;
@@ -203,7 +204,7 @@ impl Renewal {
             }
         };
         let Some(life) = self.life else { return };
-        if reachable && now.wall >= life.at && again <= now.boot {
+        if reachable && self.is_due(now.wall) && again <= now.boot {
             let again = now.boot + life.pause;
             self.state = State::Asked { again };
             self.effects.push_back(Effect::Ask);
@@ -266,6 +267,11 @@ impl Renewal {
     /// Whether it has expired.
     pub fn is_over(&self, wall: WallTime) -> bool {
         self.life.is_some_and(|life| wall > life.end)
+    }
+
+    /// Whether it is time to request another one.
+    pub fn is_due(&self, wall: WallTime) -> bool {
+        self.life.is_some_and(|life| wall >= life.at)
     }
 
     /// Time until another one should be requested; when that is over, the pause after a request:

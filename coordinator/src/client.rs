@@ -15,9 +15,9 @@ pub mod submit;
 use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, chain};
 use crate::service::ClientPort;
-use mezcal_certs::renewal::{ALONE, Effect, Event as Certificate, Now, Renewal};
+use mezcal_certs::renewal::{ALONE, Renewal};
 use mezcal_common::message::client::{ALPN, ToClient, ToService, VERSIONS};
-use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::duration::{format_duration, parse_duration};
 use mezcal_common::model::identity::Role;
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
@@ -250,32 +250,13 @@ impl Remote {
 
     /// Asks for another certificate, if it is time for that, and puts it in place.
     async fn renew_if_due(&mut self) -> Result<(), String> {
-        let now = Now {
-            wall: WallTime::now(),
-            boot: BootInstant::now(),
-        };
-        let mut key = String::new();
-        let looked = Certificate::Looked { reachable: true };
-        self.renewal.handle(looked, now);
-        while let Some(effect) = self.renewal.poll_effect() {
-            match effect {
-                Effect::Ask => {
-                    mezcal_certs::can_replace(&self.identity).map_err(|e| chain(&e))?;
-                    let (new, csr) = mezcal_certs::request().map_err(|e| chain(&e))?;
-                    let cert = self.ask_for_certificate(csr).await?;
-                    key = new;
-                    self.renewal.handle(Certificate::Granted { cert }, now);
-                }
-                Effect::Install { cert } => {
-                    let key = std::mem::take(&mut key);
-                    mezcal_certs::replace(&self.identity, Role::User, cert, key)
-                        .map_err(|e| chain(&e))?;
-                }
-                // Of one that has expired, which the next connection sees to.
-                Effect::AskByKey | Effect::Say { .. } => {}
-            }
+        if !self.renewal.is_due(WallTime::now()) {
+            return Ok(());
         }
-        Ok(())
+        mezcal_certs::can_replace(&self.identity).map_err(|e| chain(&e))?;
+        let (key, csr) = mezcal_certs::request().map_err(|e| chain(&e))?;
+        let cert = self.ask_for_certificate(csr).await?;
+        mezcal_certs::replace(&self.identity, Role::User, cert, key).map_err(|e| chain(&e))
     }
 
     async fn ask_for_certificate(&mut self, csr: Vec<u8>) -> Result<String, String> {
