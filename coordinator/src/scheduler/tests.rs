@@ -109,6 +109,29 @@ fn attempt(batch: u32, job: u32, attempt: u32) -> AttemptId {
     }
 }
 
+/// The terms of batch `n`, whose jobs wait for a minute for a host.
+fn terms(n: u128) -> BatchTerms {
+    let context = BatchContext::new(batch(n), "/".into(), 0o22);
+    BatchTerms::new(context, Duration::from_secs(60))
+}
+
+/// A job of one slot that any host may run.
+fn any_job(number: u32) -> Submission {
+    Submission::new(JobNumber(number), Bytes::from_static(b"x"))
+}
+
+/// The records of batch 1, opened `age` seconds ago, and of its jobs.
+fn stored(terms: BatchTerms, age: u64, jobs: Vec<Submission>) -> [Record; 2] {
+    let (batch, user) = (BatchSerial(1), "okazaki".to_owned());
+    let opened = Record::Opened {
+        batch,
+        user,
+        terms: Box::new(terms),
+        age: Duration::from_secs(age),
+    };
+    [opened, Record::Submitted { batch, jobs }]
+}
+
 fn exited(code: i32) -> Outcome {
     Outcome {
         status: Some(WaitStatus::Exited(code)),
@@ -121,16 +144,12 @@ fn halt(s: &mut Script, now: bool, why: HaltWhy, count: HaltCount) {
 }
 
 fn halt_batch(s: &mut Script, number: u128, now: bool, why: HaltWhy, count: HaltCount) {
-    let context = BatchContext::new(batch(number), "/".into(), 0o22);
     let halt = Some(Halt { now, why, count });
     let terms = BatchTerms {
         halt,
-        ..BatchTerms::new(context, Duration::from_secs(60))
+        ..terms(number)
     };
-    s.event(Event::Open {
-        user: "okazaki".into(),
-        terms: Box::new(terms),
-    });
+    s.open_with("okazaki", terms);
 }
 
 /// Submits jobs that prefer these hosts, best first, as batch 1.
@@ -142,72 +161,31 @@ fn choosy(s: &mut Script, jobs: &[&[&str]]) -> String {
             host_sets.push(set.iter().map(|h| h.to_string()).collect());
             host_sets.len() as u32 - 1
         });
-        let (job, spec) = (JobNumber(i as u32 + 1), Bytes::from_static(b"x"));
         submissions.push(Submission {
             prefer,
-            ..Submission::new(job, spec)
+            ..any_job(i as u32 + 1)
         });
     }
-    s.scheduler.handle(
-        Event::Submit {
-            batch: batch(1),
-            host_sets,
-            jobs: submissions,
-        },
-        s.now,
-    );
-    s.event(Event::Close { batch: batch(1) })
+    s.submit_jobs(1, host_sets, submissions)
 }
 
-/// Submits jobs that come after others as batch 1, and closes it.
-fn ordered(s: &mut Script, after: &[&[u32]]) -> String {
-    s.open(1);
-    let job = |i: usize, after: &[u32]| {
-        let after = after.iter().map(|n| JobNumber(*n)).collect();
-        Submission {
-            after,
-            ..Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x"))
-        }
+/// Jobs from number 1 on, of which each comes after these others.
+fn ordered(after: &[&[u32]]) -> Vec<Submission> {
+    let job = |(number, after): (u32, &&[u32])| Submission {
+        after: after.iter().copied().map(JobNumber).collect(),
+        ..any_job(number)
     };
-    let jobs = after
-        .iter()
-        .enumerate()
-        .map(|(i, after)| job(i, after))
-        .collect();
-    s.scheduler.handle(
-        Event::Submit {
-            batch: batch(1),
-            host_sets: vec![],
-            jobs,
-        },
-        s.now,
-    );
-    s.event(Event::Close { batch: batch(1) })
+    (1..).zip(after).map(job).collect()
 }
 
 /// Opens batch `n` of a user with so many jobs of one priority, and closes it.
 fn of_user(s: &mut Script, n: u128, user: &str, jobs: u32, priority: i32) -> String {
-    let terms = BatchTerms::new(
-        BatchContext::new(batch(n), "/".into(), 0o22),
-        Duration::from_secs(60),
-    );
-    s.event(Event::Open {
-        user: user.into(),
-        terms: Box::new(terms),
-    });
+    s.open_with(user, terms(n));
     let jobs = (1..=jobs)
         .map(|n| Submission {
             priority,
-            ..Submission::new(JobNumber(n), Bytes::new())
+            ..any_job(n)
         })
         .collect();
-    s.scheduler.handle(
-        Event::Submit {
-            batch: batch(n),
-            host_sets: vec![],
-            jobs,
-        },
-        s.now,
-    );
-    s.event(Event::Close { batch: batch(n) })
+    s.submit_jobs(n, vec![], jobs)
 }

@@ -70,7 +70,7 @@ fn why_a_job_waits_for_others_or_for_better_places() {
     let mut s = script();
     s.agent(1, "a.x", 0);
     s.agent(2, "b.x", 1);
-    ordered(&mut s, &[&[], &[1]]);
+    s.submit_ordered(&[&[], &[1]]);
     insta::assert_snapshot!(s.scheduler.why(batch(1), "2", s.now).expect("a job").join("; "), @"job 2 comes after 1 jobs that have not ended: 1");
     let mut s = script();
     s.agent(1, "a.x", 0);

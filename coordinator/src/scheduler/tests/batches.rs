@@ -8,15 +8,9 @@ fn jobs_that_do_not_continue_a_batch_are_refused() {
     s.open(1);
     let job = |n, hosts| Submission {
         hosts,
-        ..Submission::new(JobNumber(n), Bytes::new())
+        ..any_job(n)
     };
-    let submit = |s: &mut Script, jobs| {
-        s.event(Event::Submit {
-            batch: batch(1),
-            host_sets: vec![],
-            jobs,
-        })
-    };
+    let submit = |s: &mut Script, jobs| s.add(1, vec![], jobs);
     insta::assert_snapshot!(submit(&mut s, vec![job(1, None), job(3, None)]), @r"
     accepted 1
     refused: job 3 does not continue the batch
@@ -25,5 +19,5 @@ fn jobs_that_do_not_continue_a_batch_are_refused() {
     accepted 1
     refused: job 2 is not acceptable
     ");
-    insta::assert_snapshot!(s.event(Event::Submit { batch: batch(9), host_sets: vec![], jobs: vec![job(1, None)] }), @"refused: there is no such open batch");
+    insta::assert_snapshot!(s.add(9, vec![], vec![job(1, None)]), @"refused: there is no such open batch");
 }

@@ -109,13 +109,9 @@ fn a_number_is_a_number_whatever_ids_look_like() {
     s.open(1);
     let job = |n: u32| Submission {
         label: Some((n - 1).to_string()),
-        ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
+        ..any_job(n)
     };
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs: vec![job(1), job(2), job(3)],
-    });
+    s.add(1, vec![], vec![job(1), job(2), job(3)]);
     let mut cancelled = |job| {
         let what = vec![Wanted {
             batch: batch(1),
@@ -161,13 +157,9 @@ fn a_job_may_be_named_by_its_users_id() {
     s.open(1);
     let job = |n, label: &str| Submission {
         label: Some(label.into()),
-        ..Submission::new(JobNumber(n), Bytes::new())
+        ..any_job(n)
     };
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs: vec![job(1, "2"), job(2, "two")],
-    });
+    s.add(1, vec![], vec![job(1, "2"), job(2, "two")]);
     // A job's `id` takes precedence over a number.
     insta::assert_snapshot!(s.event(cancel_jobs(Some(1), Duration::ZERO, &["2"])), @r"
     result 1.0 cancelled

@@ -25,27 +25,7 @@ fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_late
             s.now,
         );
     }
-    let terms = Box::new(BatchTerms::new(
-        BatchContext::new(batch(1), "/".into(), 0o22),
-        Duration::from_secs(60),
-    ));
-    let opened = Record::Opened {
-        batch: BatchSerial(1),
-        user: "okazaki".into(),
-        terms,
-        age: Duration::ZERO,
-    };
-    s.scheduler.replay(opened, s.now);
-    let jobs = [1, 2]
-        .map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x")))
-        .into();
-    s.scheduler.replay(
-        Record::Submitted {
-            batch: BatchSerial(1),
-            jobs,
-        },
-        s.now,
-    );
+    s.replay(stored(terms(1), 0, vec![any_job(1), any_job(2)]));
     let earlier = |job| AttemptId {
         epoch: Epoch(6),
         ..attempt(1, job, 1)

@@ -90,13 +90,14 @@ fn a_host_has_the_slots_that_its_engines_start_for() {
     );
     s.pull(1, 1, 1);
     s.open(1);
-    let job = |n| Submission::new(JobNumber(n), Bytes::from_static(b"x"));
-    let jobs = vec![Submission { slots: 2, ..job(1) }, job(2)];
-    let said = s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs,
-    });
+    let jobs = vec![
+        Submission {
+            slots: 2,
+            ..any_job(1)
+        },
+        any_job(2),
+    ];
+    let said = s.add(1, vec![], jobs);
     assert!(
         said.contains("2 slots") && said.contains("1 < run 1/2.1"),
         "{said}"

@@ -55,20 +55,15 @@ fn a_job_that_cannot_run_halts_those_behind_it() {
     s.agent(1, "a.x", 3);
     for (number, now) in [(1, true), (2, false)] {
         halt_batch(&mut s, number, now, HaltWhy::Fail, HaltCount::Jobs(1));
-        let job = |n| Submission::new(JobNumber(n), Bytes::from_static(b"x"));
         let jobs = vec![
             Submission {
                 stillborn: Some("too long".into()),
-                ..job(1)
+                ..any_job(1)
             },
-            job(2),
-            job(3),
+            any_job(2),
+            any_job(3),
         ];
-        let said = s.event(Event::Submit {
-            batch: batch(number),
-            host_sets: vec![],
-            jobs,
-        });
+        let said = s.add(number, vec![], jobs);
         assert!(
             !said.contains("< run") && said.contains("result 3.0 cancelled"),
             "{said}"
@@ -79,16 +74,12 @@ fn a_job_that_cannot_run_halts_those_behind_it() {
 #[test]
 fn a_batch_has_so_much_time_and_no_more() {
     let mut s = script();
-    let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let time_limit = Some(Duration::from_secs(30));
     let terms = BatchTerms {
         time_limit,
-        ..BatchTerms::new(context, Duration::from_secs(60))
+        ..terms(1)
     };
-    s.event(Event::Open {
-        user: "okazaki".into(),
-        terms: Box::new(terms),
-    });
+    s.open_with("okazaki", terms);
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 0), (&[], 0, 0)]);
     assert_eq!(s.pass(29), "");
@@ -102,10 +93,9 @@ fn a_batch_has_so_much_time_and_no_more() {
 fn the_time_of_a_batch_goes_on_across_restarts() {
     let mut s = script();
     for (number, age) in [(1, 10), (2, 3600)] {
-        let context = BatchContext::new(batch(number.into()), "/".into(), 0o22);
         let terms = BatchTerms {
             time_limit: Some(Duration::from_secs(30)),
-            ..BatchTerms::new(context, Duration::from_secs(60))
+            ..terms(number.into())
         };
         let (batch, user, age) = (
             BatchSerial(number),

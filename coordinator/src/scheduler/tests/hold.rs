@@ -19,31 +19,11 @@ fn copied(lease: Duration) -> Script {
         .holding(generation.first_batch(), Some(lease))
         .durable(LEASE);
     // No client looks after the batch for longer than a client may be away.
-    let terms = BatchTerms::new(
-        BatchContext::new(batch(1), "/".into(), 0o22),
-        Duration::from_secs(60),
-    );
-    let terms = Box::new(BatchTerms {
+    let terms = BatchTerms {
         detached: true,
-        ..terms
-    });
-    let opened = Record::Opened {
-        batch: BatchSerial(1),
-        user: "okazaki".into(),
-        terms,
-        age: Duration::ZERO,
+        ..terms(1)
     };
-    s.scheduler.replay(opened, s.now);
-    let jobs = [1, 2]
-        .map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x")))
-        .into();
-    s.scheduler.replay(
-        Record::Submitted {
-            batch: BatchSerial(1),
-            jobs,
-        },
-        s.now,
-    );
+    s.replay(stored(terms, 0, vec![any_job(1), any_job(2)]));
     let attempts = vec![AttemptId {
         epoch: Epoch(6),
         ..attempt(1, 1, 1)
@@ -138,17 +118,12 @@ fn a_retry_waits_no_longer_in_a_later_generation() {
     let mut s = script();
     s.scheduler = s.scheduler.of_generation(restored_once());
     s.open(1);
-    let job = Submission::new(JobNumber(1), Bytes::from_static(b"x"));
     let jobs = vec![Submission {
         retries: 2,
         retry_delay: Duration::from_secs(10),
-        ..job
+        ..any_job(1)
     }];
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs,
-    });
+    s.add(1, vec![], jobs);
     let said = s.agent(1, "a.x", 1);
     assert_eq!(runs(&said), ["1 < run 67108864/1.10000001"]);
     s.report(1, attempt(67_108_864, 1, 10_000_001), exited(1));
@@ -241,14 +216,7 @@ fn a_cancel_of_what_may_run_for_another_coordinator_is_no_proof() {
 fn numbers_of_the_next_generation_are_given_to_nobody() {
     let mut s = script();
     s.scheduler.numbers_in_use(restored_once().first_batch());
-    let terms = BatchTerms::new(
-        BatchContext::new(batch(9), "/".into(), 0o22),
-        Duration::from_secs(60),
-    );
-    let said = s.event(Event::Open {
-        user: "okazaki".into(),
-        terms: Box::new(terms),
-    });
+    let said = s.open_with("okazaki", terms(9));
     assert!(
         said.starts_with("refused: the coordinator has used up the numbers of batches"),
         "{said}"

@@ -207,26 +207,7 @@ fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_he
         },
         s.now,
     );
-    let terms = Box::new(BatchTerms::new(
-        BatchContext::new(batch(1), "/".into(), 0o22),
-        LEASE,
-    ));
-    s.scheduler.replay(
-        Record::Opened {
-            batch: BatchSerial(1),
-            user: "okazaki".into(),
-            terms,
-            age: Duration::ZERO,
-        },
-        s.now,
-    );
-    s.scheduler.replay(
-        Record::Submitted {
-            batch: BatchSerial(1),
-            jobs: vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))],
-        },
-        s.now,
-    );
+    s.replay(stored(terms(1), 0, vec![any_job(1)]));
     let placed = |lease| Record::Placed {
         host: "a.x".into(),
         lease: Some(lease),
@@ -263,26 +244,9 @@ fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_he
     );
     // The next life has a shorter lease, and has to wait for the longest.
     let mut next = Scheduler::new(Epoch(9), StoreId(1), Some(LEASE / 2), WAIT).durable(LEASE);
-    let terms = Box::new(BatchTerms::new(
-        BatchContext::new(batch(1), "/".into(), 0o22),
-        LEASE,
-    ));
-    next.replay(
-        Record::Opened {
-            batch: BatchSerial(1),
-            user: "okazaki".into(),
-            terms,
-            age: Duration::ZERO,
-        },
-        s.now,
-    );
-    next.replay(
-        Record::Submitted {
-            batch: BatchSerial(1),
-            jobs: vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))],
-        },
-        s.now,
-    );
+    for record in stored(terms(1), 0, vec![any_job(1)]) {
+        next.replay(record, s.now);
+    }
     next.replay(placed(LEASE), s.now);
     next.replay(placed(2 * LEASE), s.now);
     next.restored(s.now);

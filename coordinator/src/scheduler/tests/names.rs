@@ -118,24 +118,17 @@ fn verbs_that_name_a_host_ambiguously_are_told_so_at_once() {
     let mut s = script();
     s.agent(1, "node1.a", 2);
     s.agent(2, "node1.b", 2);
-    let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let terms = BatchTerms {
         once: true,
-        ..BatchTerms::new(context, Duration::from_secs(300))
+        host_timeout: Duration::from_secs(300),
+        ..terms(1)
     };
-    s.event(Event::Open {
-        user: "okazaki".into(),
-        terms: Box::new(terms),
-    });
+    s.open_with("okazaki", terms);
     let job = Submission {
         hosts: Some(0),
-        ..Submission::new(JobNumber(1), Bytes::from_static(b"x"))
+        ..any_job(1)
     };
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![vec!["node1".into()]],
-        jobs: vec![job],
-    });
+    s.add(1, vec![vec!["node1".into()]], vec![job]);
     insta::assert_snapshot!(s.pass(0), @"result 1.0 no_host: node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name");
     let names = ["node1".to_owned(), "node2".to_owned(), "node1.b".to_owned()];
     let unknown = s
@@ -163,23 +156,20 @@ fn a_command_for_a_host_that_was_never_seen_ends_at_once_and_one_that_is_away_is
     s.agent(1, "a.x", 2);
     s.agent(2, "b.x", 2);
     s.event(Event::AgentGone(SessionId(2)));
-    let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let terms = BatchTerms {
         once: true,
-        ..BatchTerms::new(context, Duration::from_secs(300))
+        host_timeout: Duration::from_secs(300),
+        ..terms(1)
     };
-    s.event(Event::Open {
-        user: "okazaki".into(),
-        terms: Box::new(terms),
-    });
+    s.open_with("okazaki", terms);
     let job = |n| Submission {
         hosts: Some(n - 1),
-        ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
+        ..any_job(n)
     };
     let host_sets = [["nosuch"], ["b"]]
         .map(|set| set.map(String::from).to_vec())
         .to_vec();
-    insta::assert_snapshot!(s.event(Event::Submit { batch: batch(1), host_sets, jobs: vec![job(1), job(2)] }), @r"
+    insta::assert_snapshot!(s.add(1, host_sets, vec![job(1), job(2)]), @r"
     accepted 2
     notice: 1 job waits for a host that is not connected: b; they end as errors after 0:05:00
     ");

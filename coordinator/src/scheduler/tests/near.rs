@@ -37,14 +37,10 @@ fn submit(s: &mut Script, n: u128, wishes: &[Wish]) -> String {
         prefer: set(wish.prefer),
         slots: wish.slots,
         after: wish.after.iter().copied().map(JobNumber).collect(),
-        ..Submission::new(JobNumber(number), Bytes::from_static(b"x"))
+        ..any_job(number)
     });
     let jobs = jobs.collect();
-    s.event(Event::Submit {
-        batch: batch(n),
-        host_sets,
-        jobs,
-    })
+    s.add(n, host_sets, jobs)
 }
 
 /// Three hosts of two slots each, idle for longer than the locality wait.

@@ -7,7 +7,7 @@ fn a_job_starts_when_those_that_it_comes_after_have_succeeded() {
     let mut s = script();
     s.agent(1, "a.x", 4);
     // The first job comes after the third, which is still to come.
-    insta::assert_snapshot!(ordered(&mut s, &[&[3], &[], &[], &[1, 2]]), @r"
+    insta::assert_snapshot!(s.submit_ordered(&[&[3], &[], &[], &[1, 2]]), @r"
     accepted 4
     1 < context of batch 1
     1 < run 1/2.1
@@ -30,7 +30,7 @@ fn a_job_starts_when_those_that_it_comes_after_have_succeeded() {
 fn what_comes_after_a_failure_is_skipped_all_the_way() {
     let mut s = script();
     s.agent(1, "a.x", 1);
-    ordered(&mut s, &[&[], &[1], &[2], &[2, 3]]);
+    s.submit_ordered(&[&[], &[1], &[2], &[2, 3]]);
     insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(1)), @r"
     result 1.1 exited on a.x
     1 < acknowledge 1
@@ -46,7 +46,7 @@ fn what_comes_after_a_failure_is_skipped_all_the_way() {
 fn what_comes_after_nothing_that_ever_comes_is_skipped() {
     let mut s = script();
     s.agent(1, "a.x", 1);
-    insta::assert_snapshot!(ordered(&mut s, &[&[7]]), @r"
+    insta::assert_snapshot!(s.submit_ordered(&[&[7]]), @r"
     accepted 1
     result 1.0 skipped: job 7, which it comes after, did not succeed
     batch 1 done
@@ -62,26 +62,12 @@ fn a_chain_as_long_as_a_batch_is_skipped_without_recursion() {
         .collect();
     let after: Vec<&[u32]> = after.iter().map(Vec::as_slice).collect();
     s.open(1);
-    let job = |i: usize, after: &[u32]| {
-        let after = after.iter().map(|n| JobNumber(*n)).collect();
-        Submission {
-            after,
-            ..Submission::new(JobNumber(i as u32 + 1), Bytes::new())
-        }
+    let submitted = Event::Submit {
+        batch: batch(1),
+        host_sets: vec![],
+        jobs: ordered(&after),
     };
-    let jobs = after
-        .iter()
-        .enumerate()
-        .map(|(i, after)| job(i, after))
-        .collect();
-    s.scheduler.handle(
-        Event::Submit {
-            batch: batch(1),
-            host_sets: vec![],
-            jobs,
-        },
-        s.now,
-    );
+    s.scheduler.handle(submitted, s.now);
     s.scheduler.handle(Event::Close { batch: batch(1) }, s.now);
     s.scheduler
         .handle(cancel_jobs(None, Duration::ZERO, &["2"]), s.now);
@@ -100,7 +86,7 @@ fn a_chain_as_long_as_a_batch_is_skipped_without_recursion() {
 fn a_waiting_job_can_be_cancelled_and_drags_its_followers_along() {
     let mut s = script();
     s.agent(1, "a.x", 1);
-    ordered(&mut s, &[&[], &[1], &[2]]);
+    s.submit_ordered(&[&[], &[1], &[2]]);
     insta::assert_snapshot!(s.event(cancel_jobs(Some(1), Duration::ZERO, &["2"])), @r"
     result 2.0 cancelled
     request 1 done: 1 jobs, 0 killed, 0 alive, 0 out of reach for 0ns

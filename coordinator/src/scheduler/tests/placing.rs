@@ -194,24 +194,23 @@ fn what_waits_on_a_full_host_goes_to_an_idle_slot_elsewhere() {
 
 #[test]
 fn what_waits_on_a_full_host_stays_there_if_no_idle_slot_may_have_it() {
-    let job = |n| Submission::new(JobNumber(n), Bytes::new());
     let taken_back = "1 < retract 5.1 4.1";
     for (job, users, silent, then) in [
         (
             Submission {
                 hosts: Some(0),
-                ..job(1)
+                ..any_job(1)
             },
             None,
             10,
             "",
         ),
-        (job(1), Some(vec!["sato".to_owned()]), 10, ""),
+        (any_job(1), Some(vec!["sato".to_owned()]), 10, ""),
         // When the slot has been idle for the locality wait it gets the jobs.
         (
             Submission {
                 prefer: Some(0),
-                ..job(1)
+                ..any_job(1)
             },
             None,
             WAIT.as_secs() - 1,
@@ -221,7 +220,7 @@ fn what_waits_on_a_full_host_stays_there_if_no_idle_slot_may_have_it() {
         (
             Submission {
                 prefer: Some(1),
-                ..job(1)
+                ..any_job(1)
             },
             None,
             0,
@@ -243,11 +242,7 @@ fn what_waits_on_a_full_host_stays_there_if_no_idle_slot_may_have_it() {
                 ..job.clone()
             })
             .collect();
-        s.event(Event::Submit {
-            batch: batch(1),
-            host_sets,
-            jobs,
-        });
+        s.add(1, host_sets, jobs);
         s.hello_for(2, "b.x", 1, users);
         s.inventory(2, &[]);
         s.pull(2, 2, 2);

@@ -34,13 +34,9 @@ fn only_failures_that_are_worth_it_are_tried_again_and_not_at_once() {
         retries: 5,
         retry_on: rules.clone(),
         retry_delay: Duration::from_secs(10),
-        ..Submission::new(JobNumber(n), Bytes::new())
+        ..any_job(n)
     };
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs: vec![job(1), job(2)],
-    });
+    s.add(1, vec![], vec![job(1), job(2)]);
     s.event(Event::Close { batch: batch(1) });
     insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(1)), @r"
     result 2.1 exited on a.x
@@ -70,13 +66,9 @@ fn only_failures_make_the_pause_before_the_next_try_longer() {
     let job = Submission {
         retries: 5,
         retry_delay: Duration::from_secs(10),
-        ..Submission::new(JobNumber(1), Bytes::new())
+        ..any_job(1)
     };
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs: vec![job],
-    });
+    s.add(1, vec![], vec![job]);
     for n in 1..4 {
         let back = NumberedReport {
             seq: u64::from(n),

@@ -6,37 +6,20 @@ use super::*;
 fn after_a_restart(time_limit: Option<u64>, age: u64) -> Script {
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(3600));
-    let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let terms = BatchTerms {
         time_limit: time_limit.map(Duration::from_secs),
-        ..BatchTerms::new(context, Duration::from_secs(60))
+        ..terms(1)
     };
-    let (serial, age) = (BatchSerial(1), Duration::from_secs(age));
-    let jobs = (1..=2)
-        .map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x")))
-        .collect();
-    for record in [
-        Record::Opened {
-            batch: serial,
-            user: "okazaki".into(),
-            terms: Box::new(terms),
-            age,
-        },
-        Record::Submitted {
-            batch: serial,
-            jobs,
-        },
-        Record::Placed {
-            host: "a.x".into(),
-            lease: Some(LEASE),
-            attempts: vec![old(1), old(2)],
-        },
-        Record::Closed { batch: serial },
-    ] {
-        s.scheduler.replay(record, s.now);
-    }
-    s.scheduler.restored(s.now);
-    s.trace();
+    let placed = Record::Placed {
+        host: "a.x".into(),
+        lease: Some(LEASE),
+        attempts: vec![old(1), old(2)],
+    };
+    let closed = Record::Closed {
+        batch: BatchSerial(1),
+    };
+    let stored = stored(terms, age, vec![any_job(1), any_job(2)]);
+    s.restore(stored.into_iter().chain([placed, closed]));
     s
 }
 
@@ -175,15 +158,10 @@ fn a_cancel_counts_what_it_has_cancelled_and_not_what_ended_by_itself() {
 fn a_job_that_has_failed_before_a_restart_waits_before_its_next_try() {
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(3600));
-    let serial = BatchSerial(1);
-    let terms = BatchTerms::new(
-        BatchContext::new(batch(1), "/".into(), 0o22),
-        Duration::from_secs(60),
-    );
     let job = |n| Submission {
         retries: 5,
         retry_delay: Duration::from_secs(10),
-        ..Submission::new(JobNumber(n), Bytes::new())
+        ..any_job(n)
     };
     let again = |n, job, retries| Record::Again {
         attempt: attempt(1, job, n),
@@ -196,17 +174,8 @@ fn a_job_that_has_failed_before_a_restart_waits_before_its_next_try() {
         lease: None,
         attempts: vec![attempt(1, 1, n), attempt(1, 2, n)],
     };
-    for record in [
-        Record::Opened {
-            batch: serial,
-            user: "okazaki".into(),
-            terms: Box::new(terms),
-            age: Duration::ZERO,
-        },
-        Record::Submitted {
-            batch: serial,
-            jobs: vec![job(1), job(2)],
-        },
+    let stored = stored(terms(1), 0, vec![job(1), job(2)]);
+    s.restore(stored.into_iter().chain([
         placed(1),
         placed(2),
         again(1, 1, 4),
@@ -214,12 +183,10 @@ fn a_job_that_has_failed_before_a_restart_waits_before_its_next_try() {
         // The second attempt of job 2 was given back.
         again(2, 1, 3),
         again(2, 2, 4),
-        Record::Closed { batch: serial },
-    ] {
-        s.scheduler.replay(record, s.now);
-    }
-    s.scheduler.restored(s.now);
-    s.trace();
+        Record::Closed {
+            batch: BatchSerial(1),
+        },
+    ]));
     assert!(s.agent(1, "a.x", 2).contains("1 < run 1/2.3"));
     assert_eq!(said(&s.pass(19)), "");
     assert_eq!(said(&s.pass(1)), "1 < run 1/1.3");

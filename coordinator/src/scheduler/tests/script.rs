@@ -103,11 +103,64 @@ impl Script {
     }
 
     pub(super) fn open(&mut self, n: u128) {
-        let context = BatchContext::new(batch(n), "/".into(), 0o22);
+        self.open_with("okazaki", terms(n));
+    }
+
+    pub(super) fn open_with(&mut self, user: &str, terms: BatchTerms) -> String {
         self.event(Event::Open {
-            user: "okazaki".into(),
-            terms: Box::new(BatchTerms::new(context, Duration::from_secs(60))),
-        });
+            user: user.into(),
+            terms: Box::new(terms),
+        })
+    }
+
+    /// Adds jobs to a batch, which stays open.
+    pub(super) fn add(
+        &mut self,
+        n: u128,
+        host_sets: Vec<Vec<String>>,
+        jobs: Vec<Submission>,
+    ) -> String {
+        self.event(Event::Submit {
+            batch: batch(n),
+            host_sets,
+            jobs,
+        })
+    }
+
+    /// Adds jobs to an open batch, and closes it.
+    pub(super) fn submit_jobs(
+        &mut self,
+        n: u128,
+        host_sets: Vec<Vec<String>>,
+        jobs: Vec<Submission>,
+    ) -> String {
+        let submitted = Event::Submit {
+            batch: batch(n),
+            host_sets,
+            jobs,
+        };
+        self.scheduler.handle(submitted, self.now);
+        self.event(Event::Close { batch: batch(n) })
+    }
+
+    /// Opens batch 1 with jobs of which each comes after these others, and closes it.
+    pub(super) fn submit_ordered(&mut self, after: &[&[u32]]) -> String {
+        self.open(1);
+        self.submit_jobs(1, vec![], ordered(after))
+    }
+
+    /// Gives a scheduler the records of an earlier life.
+    pub(super) fn replay(&mut self, records: impl IntoIterator<Item = Record>) {
+        for record in records {
+            self.scheduler.replay(record, self.now);
+        }
+    }
+
+    /// Gives a scheduler all records of an earlier life, and lets it go on.
+    pub(super) fn restore(&mut self, records: impl IntoIterator<Item = Record>) -> String {
+        self.replay(records);
+        self.scheduler.restored(self.now);
+        self.trace()
     }
 
     /// Submits jobs, each given by its hosts, priority and retries, and closes the batch.
@@ -119,26 +172,14 @@ impl Script {
                 host_sets.push(set.iter().map(|h| h.to_string()).collect());
                 host_sets.len() as u32 - 1
             });
-            let spec = Bytes::from_static(b"x");
-            let job = JobNumber(i as u32 + 1);
             submissions.push(Submission {
                 hosts,
                 priority: *priority,
                 retries: *retries,
-                ..Submission::new(job, spec)
+                ..any_job(i as u32 + 1)
             });
         }
-        self.scheduler.handle(
-            Event::Submit {
-                batch: batch(n),
-                host_sets,
-                jobs: submissions,
-            },
-            self.now,
-        );
-        self.scheduler
-            .handle(Event::Close { batch: batch(n) }, self.now);
-        self.trace()
+        self.submit_jobs(n, host_sets, submissions)
     }
 
     /// The effects so far, one line each. One arm for each of them, however many there are.

@@ -14,27 +14,6 @@ const HALTS: [(bool, HaltWhy); 6] = [
     (false, HaltWhy::Done),
 ];
 
-/// Submits jobs that come after others to the open batch 1, and closes it.
-fn submit(s: &mut Script, after: &[&[u32]]) -> String {
-    let job = |(i, after): (usize, &&[u32])| {
-        let after = after.iter().map(|n| JobNumber(*n)).collect();
-        Submission {
-            after,
-            ..Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x"))
-        }
-    };
-    let jobs = after.iter().enumerate().map(job).collect();
-    s.scheduler.handle(
-        Event::Submit {
-            batch: batch(1),
-            host_sets: vec![],
-            jobs,
-        },
-        s.now,
-    );
-    s.event(Event::Close { batch: batch(1) })
-}
-
 /// Ends of jobs of batch 1, reported in one message.
 fn ends(s: &mut Script, ends: &[(u32, i32)]) -> String {
     let first = s.seq + 1;
@@ -62,7 +41,7 @@ fn what_comes_after_the_job_that_halts_a_batch_does_not_start() {
         let mut s = script();
         halt(&mut s, now, why, HaltCount::Jobs(1));
         s.agent(1, "a.x", 9);
-        submit(&mut s, &[&[], &[1], &[1], &[2]]);
+        s.submit_jobs(1, vec![], ordered(&[&[], &[1], &[1], &[2]]));
         let said = ends(&mut s, &[(1, 0)]);
         assert!(!said.contains("< run"), "{now} {why:?}: {said}");
         for job in [2, 3] {
@@ -82,7 +61,7 @@ fn nothing_that_an_end_has_released_starts_when_a_later_one_in_the_same_message_
         let count = if why == HaltWhy::Fail { 1 } else { 2 };
         halt(&mut s, now, why, HaltCount::Jobs(count));
         s.agent(1, "a.x", 9);
-        submit(&mut s, &[&[], &[], &[1]]);
+        s.submit_jobs(1, vec![], ordered(&[&[], &[], &[1]]));
         let code = if why == HaltWhy::Success { 0 } else { 1 };
         let said = ends(&mut s, &[(1, 0), (2, code)]);
         assert!(!said.contains("< run"), "{now} {why:?}: {said}");
@@ -96,32 +75,18 @@ fn nothing_that_an_end_has_released_starts_when_a_later_one_in_the_same_message_
 
 /// A batch with one job, which has failed on a host and is tried again in ten seconds.
 fn tried_again_in_ten_seconds(s: &mut Script, terms: BatchTerms) {
-    s.event(Event::Open {
-        user: "okazaki".into(),
-        terms: Box::new(terms),
-    });
+    s.open_with("okazaki", terms);
     s.agent(1, "a.x", 9);
     let again = Submission {
         retries: 5,
         retry_delay: Duration::from_secs(10),
-        ..Submission::new(JobNumber(1), Bytes::new())
+        ..any_job(1)
     };
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs: vec![again],
-    });
+    s.add(1, vec![], vec![again]);
     assert_eq!(
         s.report(1, attempt(1, 1, 1), exited(1)),
         "1 < acknowledge 1"
     );
-}
-
-fn terms() -> BatchTerms {
-    BatchTerms::new(
-        BatchContext::new(batch(1), "/".into(), 0o22),
-        Duration::from_secs(60),
-    )
 }
 
 #[test]
@@ -132,7 +97,7 @@ fn a_job_whose_next_try_is_due_when_its_batch_is_deserted_does_not_start() {
         &mut s,
         BatchTerms {
             once: true,
-            ..terms()
+            ..terms(1)
         },
     );
     s.event(Event::Unattended { batch: batch(1) });
@@ -150,12 +115,10 @@ fn a_job_whose_next_try_is_due_when_the_time_of_its_batch_is_up_does_not_start()
         &mut s,
         BatchTerms {
             time_limit: Some(Duration::from_secs(10)),
-            ..terms()
+            ..terms(1)
         },
     );
-    insta::assert_snapshot!(s.pass(10), @"
-    result 1.1 cancelled: cancelled: the batch was not done within its time limit of 10s
-    ");
+    insta::assert_snapshot!(s.pass(10), @"result 1.1 cancelled: cancelled: the batch was not done within its time limit of 10s");
 }
 
 #[test]
@@ -164,19 +127,15 @@ fn jobs_that_no_host_may_run_halt_those_beside_them() {
     halt(&mut s, true, HaltWhy::Fail, HaltCount::Jobs(1));
     let jobs = (1..=3).map(|n| Submission {
         hosts: Some(0),
-        ..Submission::new(JobNumber(n), Bytes::new())
+        ..any_job(n)
     });
     let jobs = jobs
         .chain([Submission {
             after: vec![JobNumber(9)],
-            ..Submission::new(JobNumber(4), Bytes::new())
+            ..any_job(4)
         }])
         .collect();
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![vec!["b.x".into()]],
-        jobs,
-    });
+    s.add(1, vec![vec!["b.x".into()]], jobs);
     s.event(Event::Close { batch: batch(1) });
     let said = s.pass(60);
     assert_eq!(
@@ -199,7 +158,7 @@ fn what_a_drained_host_gives_back_of_a_halted_batch_does_not_start_elsewhere() {
         let mut s = script();
         halt(&mut s, now, HaltWhy::Fail, HaltCount::Jobs(1));
         s.agent(1, "a.x", 3);
-        submit(&mut s, &[&[], &[], &[], &[2]]);
+        s.submit_jobs(1, vec![], ordered(&[&[], &[], &[], &[2]]));
         s.agent(2, "b.x", 2);
         s.scheduler
             .drain(
@@ -262,34 +221,18 @@ fn a_drain_that_is_said_again_keeps_its_deadline_unless_it_names_one() {
 fn a_detached_batch_starts_when_it_is_whole() {
     let mut s = script();
     s.agent(1, "a.x", 9);
-    s.event(Event::Open {
-        user: "okazaki".into(),
-        terms: Box::new(BatchTerms {
+    s.open_with(
+        "okazaki",
+        BatchTerms {
             detached: true,
-            ..terms()
-        }),
-    });
-    let job = |n, after: &[u32]| Submission {
-        after: after.iter().map(|n| JobNumber(*n)).collect(),
-        ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
-    };
-    let some = Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs: vec![job(1, &[]), job(2, &[1])],
-    };
-    assert_eq!(s.event(some), "accepted 2");
+            ..terms(1)
+        },
+    );
+    assert_eq!(s.add(1, vec![], ordered(&[&[], &[1]])), "accepted 2");
     assert_eq!(s.pass(5), "");
     assert!(s.scheduler.why(batch(1), "1", s.now).expect("a job")[0].contains("handed over whole"));
     assert!(s.scheduler.why(batch(1), "2", s.now).expect("a job")[0].contains("comes after"));
-    assert_eq!(
-        s.event(Event::Submit {
-            batch: batch(1),
-            host_sets: vec![],
-            jobs: vec![job(3, &[])]
-        }),
-        "accepted 3"
-    );
+    assert_eq!(s.add(1, vec![], vec![any_job(3)]), "accepted 3");
     insta::assert_snapshot!(s.event(Event::Close { batch: batch(1) }), @"
     1 < context of batch 1
     1 < run 1/1.1
@@ -311,38 +254,13 @@ fn a_detached_batch_starts_when_it_is_whole() {
 
 #[test]
 fn a_detached_batch_that_was_not_whole_when_the_coordinator_died_is_still_not_started() {
-    let open = |records: Vec<Record>| {
-        records.into_iter().filter(|record| {
-            !matches!(
-                record,
-                Record::Closed { .. } | Record::Placed { .. } | Record::Ended { .. }
-            )
-        })
-    };
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(600));
-    for record in open(in_the_store(None, None, 0)) {
-        let record = match record {
-            Record::Opened {
-                batch,
-                user,
-                terms,
-                age,
-            } => Record::Opened {
-                batch,
-                user,
-                terms: Box::new(BatchTerms {
-                    detached: true,
-                    ..*terms
-                }),
-                age,
-            },
-            other => other,
-        };
-        s.scheduler.replay(record, s.now);
-    }
-    s.scheduler.restored(s.now);
-    s.trace();
+    let terms = BatchTerms {
+        detached: true,
+        ..terms(1)
+    };
+    s.restore(stored(terms, 0, ordered(&[&[], &[1], &[1], &[]])));
     assert!(!s.agent(1, "a.x", 9).contains("< run"));
     let said = s.event(Event::Close { batch: batch(1) });
     assert!(
@@ -356,19 +274,15 @@ fn a_detached_batch_that_never_becomes_whole_ends_with_its_clients_lease() {
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(600));
     s.agent(1, "a.x", 9);
-    s.event(Event::Open {
-        user: "okazaki".into(),
-        terms: Box::new(BatchTerms {
+    s.open_with(
+        "okazaki",
+        BatchTerms {
             detached: true,
-            ..terms()
-        }),
-    });
-    let jobs = vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))];
-    s.event(Event::Submit {
-        batch: batch(1),
-        host_sets: vec![],
-        jobs,
-    });
+            ..terms(1)
+        },
+    );
+    let jobs = vec![any_job(1)];
+    s.add(1, vec![], jobs);
     s.event(Event::Unattended { batch: batch(1) });
     let said = s.pass(600);
     assert!(
@@ -382,28 +296,14 @@ fn a_detached_batch_that_never_becomes_whole_ends_with_its_clients_lease() {
 /// The records of a batch of four jobs: the first has ended, two come after it, one is on a host.
 fn in_the_store(halt: Option<Halt>, stopped: Option<Record>, code: i32) -> Vec<Record> {
     let serial = BatchSerial(1);
-    let job = |n, after: &[u32]| Submission {
-        after: after.iter().map(|n| JobNumber(*n)).collect(),
-        ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
-    };
     let result = JobResult {
         attempt: 1,
         place: None,
         local: None,
         outcome: exited(code),
     };
-    let age = Duration::ZERO;
+    let jobs = ordered(&[&[], &[1], &[1], &[]]);
     let records = [
-        Record::Opened {
-            batch: serial,
-            user: "okazaki".into(),
-            terms: Box::new(BatchTerms { halt, ..terms() }),
-            age,
-        },
-        Record::Submitted {
-            batch: serial,
-            jobs: vec![job(1, &[]), job(2, &[1]), job(3, &[1]), job(4, &[])],
-        },
         Record::Placed {
             host: "a.x".into(),
             lease: Some(LEASE),
@@ -416,8 +316,10 @@ fn in_the_store(halt: Option<Halt>, stopped: Option<Record>, code: i32) -> Vec<R
             result: Box::new(result),
         },
     ];
-    records
+    let terms = BatchTerms { halt, ..terms(1) };
+    stored(terms, 0, jobs)
         .into_iter()
+        .chain(records)
         .chain(stopped)
         .chain([Record::Closed { batch: serial }])
         .collect()
@@ -446,11 +348,7 @@ fn nothing_of_a_batch_that_is_given_up_starts_after_a_restart() {
         ] {
             let mut s = script();
             s.scheduler = s.scheduler.durable(Duration::from_secs(600));
-            records
-                .into_iter()
-                .for_each(|record| s.scheduler.replay(record, s.now));
-            s.scheduler.restored(s.now);
-            let mut said = s.trace();
+            let mut said = s.restore(records);
             for message in [s.agent(1, "a.x", 9), s.agent(2, "b.x", 9), s.pass(700)] {
                 said.push_str(&message);
             }

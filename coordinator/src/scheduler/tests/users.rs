@@ -64,23 +64,15 @@ fn who_has_nothing_running_is_served_at_once_and_an_admin_before_everybody() {
 fn users_share_equally_however_much_each_has_waiting() {
     let mut s = script();
     s.submit(1, &[(NOWHERE, 0, 0); 20]);
-    let context = BatchContext::new(batch(2), "/".into(), 0o22);
-    let terms = BatchTerms::new(context, Duration::from_secs(60));
-    s.event(Event::Open {
-        user: "sato".into(),
-        terms: Box::new(terms),
-    });
+    let terms = terms(2);
+    s.open_with("sato", terms);
     let jobs = (1..=6)
         .map(|n| Submission {
             priority: i32::from(n == 6),
-            ..Submission::new(JobNumber(n), Bytes::new())
+            ..any_job(n)
         })
         .collect();
-    s.event(Event::Submit {
-        batch: batch(2),
-        host_sets: vec![],
-        jobs,
-    });
+    s.add(2, vec![], jobs);
     // Priority goes first; then the user with fewer running.
     let placed = s.agent(1, "a.x", 7);
     assert!(

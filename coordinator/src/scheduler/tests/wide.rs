@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 fn submit(s: &mut Script, n: u128, slots: &[u16], priority: i32) -> String {
     s.open(n);
     let jobs = slots.iter().enumerate().map(|(i, slots)| {
-        let job = Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x"));
+        let job = any_job(i as u32 + 1);
         Submission {
             slots: *slots,
             priority,
@@ -15,15 +15,7 @@ fn submit(s: &mut Script, n: u128, slots: &[u16], priority: i32) -> String {
         }
     });
     let jobs = jobs.collect();
-    s.scheduler.handle(
-        Event::Submit {
-            batch: batch(n),
-            host_sets: vec![],
-            jobs,
-        },
-        s.now,
-    );
-    s.event(Event::Close { batch: batch(n) })
+    s.submit_jobs(n, vec![], jobs)
 }
 
 #[test]
