@@ -6,7 +6,7 @@ use mezcal_common::model::job::MAX_AFTER;
 use std::collections::{HashMap, HashSet};
 
 /// A job that comes after others, as it was read.
-pub(super) struct Follower {
+pub(super) struct Dependant {
     pub(super) number: u32,
     pub(super) names: Vec<String>,
     /// Place of those names in the text, in bytes.
@@ -36,12 +36,12 @@ impl Jobs {
         &mut self,
         earlier: Option<u32>,
         labels: &HashMap<String, u32>,
-        wanted: Vec<Follower>,
+        wanted: Vec<Dependant>,
         ids_are_known: bool,
     ) -> Vec<(usize, String)> {
         let (mut wrong, mut places) = (Vec::new(), HashMap::new());
         let mut elsewhere = 0u64;
-        for Follower {
+        for Dependant {
             number,
             names,
             at,
@@ -119,11 +119,11 @@ impl Jobs {
     fn circle(&self) -> Option<(u32, String)> {
         // Kahn's algorithm (CACM 1962) over the jobs that come after others.
         let mut open: HashMap<u32, usize> = HashMap::new();
-        let mut followers: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut dependants: HashMap<u32, Vec<u32>> = HashMap::new();
         for (number, before) in &self.after {
             let waits = before.iter().filter(|b| self.after.contains_key(&b.0));
             open.insert(*number, waits.clone().count());
-            waits.for_each(|b| followers.entry(b.0).or_default().push(*number));
+            waits.for_each(|b| dependants.entry(b.0).or_default().push(*number));
         }
         let mut free: Vec<u32> = open
             .iter()
@@ -132,11 +132,11 @@ impl Jobs {
             .collect();
         while let Some(number) = free.pop() {
             open.remove(&number);
-            for follower in followers.remove(&number).unwrap_or_default() {
-                if let Some(left) = open.get_mut(&follower) {
+            for dependant in dependants.remove(&number).unwrap_or_default() {
+                if let Some(left) = open.get_mut(&dependant) {
                     *left -= 1;
                     if *left == 0 {
-                        free.push(follower);
+                        free.push(dependant);
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use super::job::{Fault, Job, Unread};
 use super::keys::Strangers;
 use super::object::members;
-use super::order::Follower;
+use super::order::Dependant;
 use super::shared::SharedOutputs;
 use super::spans::{elements, lines, offset_in, pieces, position};
 use super::{Format, Jobs, MAX_SHOWN};
@@ -104,7 +104,7 @@ impl Jobs {
 struct Reading {
     /// Jobs by their `id`.
     labels: HashMap<String, u32>,
-    comes_after: Vec<Follower>,
+    comes_after: Vec<Dependant>,
     /// Mistakes by their place in the text.
     faults: Vec<(usize, String)>,
     /// Some job could be read.
@@ -151,7 +151,7 @@ impl Reading {
             jobs.inputs.insert(number, Vec::new());
         }
         if !job.after.is_empty() {
-            self.comes_after.push(Follower {
+            self.comes_after.push(Dependant {
                 number,
                 names: job.after,
                 at: start + job.after_at,

@@ -1,6 +1,6 @@
 //! A batch and its jobs, as the scheduler knows them.
 
-use super::queues::QueueKey;
+use super::queues::{HostSet, QueueKey};
 use super::{Hosts, Text, after, halt, quarantine, shortage, text};
 use mezcal_common::message::client::{BatchTerms, Halt, RetryOn, Submission};
 use mezcal_common::model::hosts;
@@ -60,7 +60,7 @@ pub(super) struct Batch {
     pub(super) context: BatchContext,
     pub(super) host_timeout: Duration,
     pub(super) once: bool,
-    pub(super) host_sets: Vec<Arc<[Arc<str>]>>,
+    pub(super) host_sets: Vec<HostSet>,
     pub(super) jobs: Vec<Job>,
     /// How many of its jobs are on hosts.
     pub(super) placed: u64,
@@ -435,13 +435,13 @@ impl Batches {
     }
 
     /// The hosts that the jobs of a queue require; none: any host will do.
-    pub(super) fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
+    pub(super) fn set_of(&self, key: QueueKey) -> Option<HostSet> {
         let sets = &self.by_serial.get(&key.batch)?.host_sets;
         sets.get(key.hosts? as usize).cloned()
     }
 
     /// The hosts that the jobs of a queue prefer, best first.
-    pub(super) fn preferred_by(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
+    pub(super) fn preferred_by(&self, key: QueueKey) -> Option<HostSet> {
         let sets = &self.by_serial.get(&key.batch)?.host_sets;
         sets.get(key.prefer? as usize).cloned()
     }

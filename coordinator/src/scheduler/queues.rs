@@ -23,7 +23,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
-type Names = Arc<[Arc<str>]>;
+/// Names of hosts, each once.
+pub(super) type HostSet = Arc<[Arc<str>]>;
 
 /// Jobs that wait for the same hosts. The order is the order of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,8 +136,8 @@ impl Queues {
         &mut self,
         key: QueueKey,
         job: JobNumber,
-        required: Option<Names>,
-        prefer: Option<Names>,
+        required: Option<HostSet>,
+        prefer: Option<HostSet>,
     ) {
         let part = self.parts.entry(key.part()).or_default();
         if let Some(queue) = part.queues.get_mut(&key) {

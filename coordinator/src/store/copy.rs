@@ -5,7 +5,7 @@
 //! copy up, and in the same transaction the store gets a new [`Generation`].
 
 use super::access::Access;
-use super::life::{Header, Life, Note, beside, look, new_file, number, sync_directory_of};
+use super::life::{Header, Life, LifeNote, beside, look, new_file, number, sync_directory_of};
 use super::{Store, StoreError, VERSION, lacks_room, lock};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::{BatchSerial, Generation, MAX_RESTORES};
@@ -290,7 +290,7 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
     let note = match look(&path) {
         Ok(found) => found.note,
         Err(StoreError::Mixed { .. } | StoreError::Interrupted(_)) => {
-            Note::read(&path).map_err(failed)?
+            LifeNote::read(&path).map_err(failed)?
         }
         Err(e) => return Err(e),
     };
@@ -307,7 +307,7 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
     let (copied, life) = copied.inspect_err(|_| drop(std::fs::remove_file(&new)))?;
     // From here to the end, a coordinator that finds the directory knows that its parts may not
     // belong together.
-    Note {
+    LifeNote {
         restoring: true,
         ..note.clone()
     }
@@ -325,7 +325,7 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
     }
     std::fs::rename(&new, &path).map_err(failed)?;
     sync_directory_of(&path).map_err(failed)?;
-    Note {
+    LifeNote {
         lives: vec![life],
         generation: note.generation,
         restoring: false,

@@ -36,7 +36,7 @@ const MAX_NOTE: u64 = 4096;
 
 /// The note beside a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Note {
+pub(super) struct LifeNote {
     /// Numbers of lives that the database's header may have.
     pub(super) lives: Vec<u32>,
     /// The generation of the last one that was served here.
@@ -48,7 +48,7 @@ pub(super) struct Note {
 /// The state of a store before it is opened.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) note: Note,
+    pub(super) note: LifeNote,
     /// Its log may have records that the database does not have yet: it was not closed.
     pub(super) unclosed: bool,
     /// It is not the database that the last coordinator had here, or no coordinator ever had it.
@@ -87,7 +87,7 @@ impl Life {
     pub(super) fn begin(&self, db: &mut Connection) -> Result<(), StoreError> {
         let failed = |source| StoreError::file(&self.path, source);
         let broken = |source| StoreError::database(&self.path, source);
-        let note = |lives| Note {
+        let note = |lives| LifeNote {
             lives,
             generation: self.generation,
             restoring: false,
@@ -154,7 +154,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// Parts are missing, or do not belong together.
 pub(super) fn look(path: &Path) -> Result<Found, StoreError> {
     let failed = |source| StoreError::file(path, source);
-    let note = Note::read(path).map_err(failed)?;
+    let note = LifeNote::read(path).map_err(failed)?;
     if note.restoring {
         return Err(StoreError::Interrupted(path.into()));
     }
@@ -226,7 +226,7 @@ impl Header {
     }
 }
 
-impl Note {
+impl LifeNote {
     fn path(store: &Path) -> PathBuf {
         beside(store, "-id")
     }

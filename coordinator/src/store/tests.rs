@@ -806,8 +806,8 @@ fn what_is_no_store_takes_nobodys_place() {
     }
     assert_eq!(batches(&Store::open(&state).expect("as it was")), 1);
     // After an interrupted restore it is not taken for either, and the restore can be repeated.
-    let note = life::Note::read(&state.join("store.db")).expect("readable");
-    life::Note {
+    let note = life::LifeNote::read(&state.join("store.db")).expect("readable");
+    life::LifeNote {
         restoring: true,
         ..note
     }

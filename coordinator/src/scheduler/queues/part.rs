@@ -1,6 +1,6 @@
 //! The queues of one user for jobs of one width, with their indices by host name.
 
-use super::{Names, QueueKey};
+use super::{HostSet, QueueKey};
 use mezcal_common::model::ids::{BatchSerial, JobNumber};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -30,7 +30,7 @@ pub(super) struct Queued {
 pub(super) struct Queue {
     pub(super) jobs: VecDeque<JobNumber>,
     /// None: any host.
-    pub(super) required: Option<Names>,
+    pub(super) required: Option<HostSet>,
     /// How many of the required hosts are connected.
     pub(super) required_present: usize,
     /// The hosts that it prefers among those that it may use, best first.
@@ -47,7 +47,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn insert(&mut self, key: QueueKey, required: Option<&Names>) {
+    pub(super) fn insert(&mut self, key: QueueKey, required: Option<&HostSet>) {
         match required {
             None => {
                 self.anywhere.insert(key);
@@ -60,7 +60,7 @@ impl Index {
         }
     }
 
-    pub(super) fn remove(&mut self, key: QueueKey, required: Option<&Names>) {
+    pub(super) fn remove(&mut self, key: QueueKey, required: Option<&HostSet>) {
         let Some(names) = required else {
             self.anywhere.remove(&key);
             return;

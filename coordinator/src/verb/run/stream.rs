@@ -6,7 +6,7 @@ mod cancels;
 mod lines;
 mod outbox;
 
-use self::cancels::Cancelling;
+use self::cancels::OpenCancel;
 use self::lines::{Control, Line, Parser, read, write};
 use self::outbox::Item;
 use super::input::{Lines, Manner};
@@ -74,7 +74,7 @@ struct Stream {
     hosts_asked: VecDeque<Option<Value>>,
     /// Hosts of an answer that is not complete yet.
     hosts: Vec<HostStatus>,
-    cancels: BTreeMap<u64, Cancelling>,
+    cancels: BTreeMap<u64, OpenCancel>,
     output: VecDeque<(Vec<u8>, u64)>,
     signalled: (u32, u8),
     failure: Option<Exit>,

@@ -14,7 +14,7 @@ use std::time::Duration;
 const CANCELS: usize = 4096;
 
 /// A cancel that has not been answered.
-pub(super) struct Cancelling {
+pub(super) struct OpenCancel {
     /// The user's name for the request; the answer repeats it.
     name: Option<Value>,
     what: Vec<Selector>,
@@ -71,7 +71,7 @@ impl Stream {
         self.next_request += 1;
         self.cancels.insert(
             request,
-            Cancelling {
+            OpenCancel {
                 name,
                 what,
                 stop,
@@ -105,7 +105,7 @@ impl Stream {
 
     /// Adds the answer to one message of a cancel.
     pub(super) fn cancelled(&mut self, request: u64, answer: &CancelSummary) {
-        let Some(Cancelling { left, sum, .. }) = self.cancels.get_mut(&request) else {
+        let Some(OpenCancel { left, sum, .. }) = self.cancels.get_mut(&request) else {
             return;
         };
         *left = left.saturating_sub(1);
@@ -125,7 +125,7 @@ impl Stream {
         {
             return;
         }
-        if let Some(Cancelling { name, sum, .. }) = self.cancels.remove(&request) {
+        if let Some(OpenCancel { name, sum, .. }) = self.cancels.remove(&request) {
             let said = json!({
                 "event": "cancelled", "jobs": sum.jobs, "killed": sum.killed, "survivors": sum.survivors, "unreachable": sum.unreachable
             });
