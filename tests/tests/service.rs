@@ -450,6 +450,34 @@ fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn logs_of_a_job_that_the_store_cannot_read_say_why() {
+    let cluster = Cluster::running(1, 1);
+    let run_on = "until test -e go; do sleep 0.02; done";
+    let job = json!({"cmd": format!("echo here; touch on; {run_on}"), "out": "file.out"});
+    let batch = detach(&cluster, &lines(&[job]), &[]);
+    wait_for("it runs", PATIENCE, || {
+        cluster.path("on").exists().then_some(())
+    });
+    let id = format!("{batch}/1");
+    let logs = || run(&cluster, &["logs", &id]);
+    assert_eq!(text(&logs().stdout), "here\n");
+    // Not the text of a job any more, as after a fault of the disk.
+    let lost = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('UPDATE job SET spec = ?', ('lost',)); db.commit()";
+    let python = std::process::Command::new("/usr/bin/python3")
+        .args(["-c", lost])
+        .arg(cluster.path("state/store.db"))
+        .output()
+        .expect("it runs");
+    assert!(python.status.success(), "{}", text(&python.stderr));
+    let out = logs();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stdout));
+    assert!(text(&out.stderr).contains("Text"), "{}", text(&out.stderr));
+    std::fs::write(cluster.path("go"), "").expect("written");
+    assert_eq!(run(&cluster, &["wait", &batch]).status.code(), Some(0));
+    cluster.finish();
+}
+
+#[test]
 fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
     let mut cluster = Cluster::running(2, 2);
     let jobs: Vec<Value> = (1..=8)

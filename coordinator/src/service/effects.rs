@@ -2,13 +2,15 @@
 
 use super::found::Found;
 use super::memory;
+use super::permit::FORGOTTEN;
 use super::state::Service;
+use crate::exit::chain;
 use crate::scheduler::{Effect, Text};
 use bytes::Bytes;
 use mezcal_common::message::agent::{LogHeader, ToAgent};
 use mezcal_common::message::client::{CancelSummary, ToClient};
 use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::ids::{BatchId, JobKey, SessionId};
+use mezcal_common::model::ids::{BatchId, SessionId};
 use mezcal_common::wire::bulk::BulkReceiver;
 use mezcal_common::wire::endpoint::close;
 use tokio::sync::mpsc;
@@ -31,17 +33,7 @@ impl Service {
                     effect.for_agent(WallTime::now(), |key| text(key).unwrap_or_default());
                 self.tell_agent(message);
             }
-            effect @ Effect::AskForLogs {
-                session,
-                request,
-                attempt,
-                ..
-            } => {
-                if let Some(asked) = self.asked.get_mut(&request) {
-                    asked.session = Some(session);
-                }
-                self.ask_for_logs(request, attempt.key, effect);
-            }
+            effect @ Effect::AskForLogs { .. } => self.ask_for_logs(effect),
             Effect::CloseSession {
                 session,
                 refused,
@@ -150,22 +142,29 @@ impl Service {
     }
 
     /// Asks an agent for output: at once, or when the job's text has been read.
-    fn ask_for_logs(&mut self, request: u64, job: JobKey, question: Effect) {
-        let is_stored = matches!(
-            question,
-            Effect::AskForLogs {
-                text: Text::Stored,
-                ..
-            }
-        );
+    fn ask_for_logs(&mut self, question: Effect) {
+        let Effect::AskForLogs {
+            session,
+            request,
+            attempt,
+            ref text,
+            ref context,
+            ..
+        } = question
+        else {
+            return;
+        };
+        if let Some(asked) = self.asked.get_mut(&request) {
+            asked.session = Some(session);
+        }
+        let batch = context.batch;
         match self.reads() {
-            Ok(reads) if is_stored => self.find(async move {
-                let text = reads.read(move |reader| reader.spec(job)).await;
-                let text = text.ok().and_then(Result::ok).unwrap_or_default();
-                Found::Text(
-                    request,
-                    question.for_agent(WallTime::now(), |_| text.clone()),
-                )
+            Ok(reads) if matches!(text, Text::Stored) => self.find(async move {
+                let text = reads.read(move |reader| reader.spec(attempt.key)).await;
+                let text = text.and_then(|text| text.map_err(|e| chain(&e)));
+                let question =
+                    text.map(|text| question.for_agent(WallTime::now(), |_| text.clone()));
+                Found::Text(request, batch, question)
             }),
             Ok(_) | Err(_) => {
                 self.tell_agent(question.for_agent(WallTime::now(), |_| Bytes::new()));
@@ -175,9 +174,18 @@ impl Service {
 
     /// A question for output has its job's text now: it goes to the agent, unless its client has
     /// gone.
-    pub(super) fn text_found(&mut self, request: u64, question: Option<(SessionId, ToAgent)>) {
-        if self.asked.contains_key(&request) {
-            self.tell_agent(question);
+    pub(super) fn text_found(
+        &mut self,
+        request: u64,
+        batch: BatchId,
+        question: Result<Option<(SessionId, ToAgent)>, String>,
+    ) {
+        let forgotten = self.batches.get(batch).is_none();
+        match question {
+            Ok(question) if self.asked.contains_key(&request) => self.tell_agent(question),
+            Ok(_) => {}
+            Err(_) if forgotten => self.logs_answered(request, Err(FORGOTTEN.into())),
+            Err(why) => self.logs_answered(request, Err(why)),
         }
     }
 

@@ -12,9 +12,21 @@ pub(super) enum Found {
     /// The batch that a client wants to follow; none: the store does not have it.
     Batch(Follow, BatchId, Result<Option<BatchRow>, String>),
     Again(Retry, Result<Again, String>),
-    /// A request for the output of a job, and the question for the agent that has it, with the
-    /// job's text.
-    Text(u64, Option<(SessionId, ToAgent)>),
+    /// A request for the output of a job of that batch, and the question for the agent that has
+    /// it, with the job's text.
+    Text(u64, BatchId, Result<Option<(SessionId, ToAgent)>, String>),
+}
+
+impl Found {
+    /// The client that has asked, if it is the finding itself that answers it.
+    pub(super) fn asker(&self) -> Option<&Asker> {
+        match self {
+            Self::Batches(Listing { by, .. }, _)
+            | Self::Batch(Follow { by, .. }, ..)
+            | Self::Again(Retry { by, .. }, _) => Some(by),
+            Self::Text(..) => None,
+        }
+    }
 }
 
 /// A client wants to list its user's batches.

@@ -5,6 +5,9 @@ use super::enrol::Enrolment;
 use super::state::Service;
 use std::sync::Arc;
 
+/// The answer about a batch that was known when the request came.
+pub(super) const FORGOTTEN: &str = "that batch was forgotten meanwhile";
+
 /// The answer of a coordinator without a store.
 pub(super) const KEEPS_NOTHING: &str =
     "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";

@@ -129,13 +129,16 @@ impl Service {
         }
     }
 
-    /// The result of a read for a client has come.
+    /// The result of a read for a client has come, which may have gone or have been revoked.
     fn found(&mut self, found: Found, now: BootInstant) {
+        if found.asker().is_some_and(|asker| !self.is_there(asker)) {
+            return;
+        }
         match found {
             Found::Batches(asked, rows) => self.batches_found(asked, rows),
             Found::Batch(asked, batch, row) => self.batch_found(asked, batch, row),
             Found::Again(asked, again) => self.again_found(asked, again, now),
-            Found::Text(request, question) => self.text_found(request, question),
+            Found::Text(request, batch, question) => self.text_found(request, batch, question),
         }
     }
 

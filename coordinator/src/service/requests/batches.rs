@@ -5,14 +5,12 @@ use crate::service::batch::Following;
 use crate::service::found::{Found, Listing};
 use crate::service::pages::paged;
 use crate::service::peers::{ClientId, Follow};
+use crate::service::permit::FORGOTTEN;
 use crate::service::state::Service;
 use crate::store::BatchRow;
 use mezcal_common::message::client::{Attachment, BatchStatus, COUNTS_APART, ToClient};
 use mezcal_common::model::ids::{BatchId, BatchSerial};
 use std::collections::HashMap;
-
-/// The answer about a batch that was known when the request came.
-pub(super) const FORGOTTEN: &str = "that batch was forgotten meanwhile";
 
 impl Service {
     pub(super) fn wants_to_follow(
@@ -74,9 +72,6 @@ impl Service {
         let Some(client) = self.clients.get(&asked.by.client) else {
             return;
         };
-        if self.revocations.is_out(asked.by.client) {
-            return;
-        }
         match row {
             // Perhaps it could not be read for that.
             _ if self.batches.get(batch).is_none() => self.not_attached(asked, FORGOTTEN.into()),

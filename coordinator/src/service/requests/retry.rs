@@ -1,13 +1,12 @@
 //! Ended batches that are run again.
 
-use super::batches::FORGOTTEN;
 use crate::exit::chain;
 use crate::jobs::too_large;
 use crate::scheduler::Event;
-use crate::service::batch::Batch;
 use crate::service::enrol::Enrolment;
 use crate::service::found::{Again, Found, Retry};
 use crate::service::peers::{Asker, ClientId};
+use crate::service::permit::FORGOTTEN;
 use crate::service::reading::RESULT_BYTES;
 use crate::service::state::Service;
 use crate::store::{Described, Reader, StoreError};
@@ -64,8 +63,7 @@ impl Service {
         }
     }
 
-    /// The jobs have been read: opens the new batch, if that can still be done and the client that
-    /// asked is still there.
+    /// The jobs have been read: opens the new batch, if that can still be done.
     pub(in crate::service) fn again_found(
         &mut self,
         asked: Retry,
@@ -75,9 +73,6 @@ impl Service {
         let Retry {
             by, batch, failed, ..
         } = asked;
-        if !self.is_there(&by) {
-            return;
-        }
         // A batch that was forgotten meanwhile could not be read, which is not the store's fault.
         let found = self.may_run_again(batch).and_then(|of| Ok((again?, of)));
         let (again, (_, owner)) = match found {
@@ -110,16 +105,8 @@ impl Service {
             host_sets,
             jobs,
         } = again;
-        let (batch, name) = (terms.context.batch, terms.name.clone());
-        let open = Event::Open {
-            user: owner.clone(),
-            terms: Box::new(terms),
-        };
-        self.scheduler.handle(open, now);
-        let opened = self.scheduler.batch_so_far(batch);
-        let (serial, ..) = opened.ok_or("the new batch cannot be opened")?;
-        let new = Batch::new(serial, owner, true).named(name);
-        self.batches.insert(batch, new);
+        let batch = terms.context.batch;
+        self.begin(owner, terms, now)?;
         let submit = Event::Submit {
             batch,
             host_sets,

@@ -170,19 +170,30 @@ impl Service {
         if self.scheduler.batch_so_far(batch).is_some() {
             return Err("that batch exists already, and is ending".into());
         }
+        self.begin(user.to_owned(), terms, now)?;
+        self.watch(id, batch, Following::of_owner(0));
+        Ok(())
+    }
+
+    /// Opens a batch with the scheduler, as that user's.
+    pub(super) fn begin(
+        &mut self,
+        owner: String,
+        terms: BatchTerms,
+        now: BootInstant,
+    ) -> Result<(), String> {
         // A command that runs once on each host ends with its client.
-        let (stored, name) = (self.durable.is_some() && !terms.once, terms.name.clone());
-        let event = Event::Open {
-            user: user.to_owned(),
+        let stored = self.durable.is_some() && !terms.once;
+        let (batch, name) = (terms.context.batch, terms.name.clone());
+        let open = Event::Open {
+            user: owner.clone(),
             terms: Box::new(terms),
         };
-        self.scheduler.handle(event, now);
-        let Some((serial, ..)) = self.scheduler.batch_so_far(batch) else {
-            return Err("the batch cannot be opened".into());
-        };
-        let new = Batch::new(serial, user.to_owned(), stored).named(name);
+        self.scheduler.handle(open, now);
+        let opened = self.scheduler.batch_so_far(batch);
+        let (serial, ..) = opened.ok_or("the batch cannot be opened")?;
+        let new = Batch::new(serial, owner, stored).named(name);
         self.batches.insert(batch, new);
-        self.watch(id, batch, Following::of_owner(0));
         Ok(())
     }
 
