@@ -4,6 +4,7 @@
 //! twelve bytes each. Everything is checked before anything starts, and all mistakes are reported
 //! at once with file, line, column and key.
 
+mod fault;
 mod job;
 mod keys;
 pub mod locate;

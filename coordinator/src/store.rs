@@ -9,10 +9,12 @@ mod access;
 mod clock;
 mod copy;
 mod error;
+mod failure;
 #[cfg(test)]
 pub(crate) mod gate;
 mod insert;
 mod life;
+mod meta;
 mod reader;
 mod registry;
 mod replay;
@@ -119,9 +121,9 @@ impl Store {
                 row.get(0)
             })
             .map_err(broken)?;
-        let generation = copy::generation(&connection).map_err(broken)?;
-        let hold = copy::hold(&connection).map_err(broken)?;
-        let lease: Option<i64> = copy::meta(&connection, "lease").map_err(broken)?;
+        let generation = meta::generation(&connection).map_err(broken)?;
+        let hold = meta::hold(&connection).map_err(broken)?;
+        let lease: Option<i64> = meta::meta(&connection, "lease").map_err(broken)?;
         let lease = lease
             .and_then(|millis| u64::try_from(millis).ok())
             .map(Duration::from_millis);

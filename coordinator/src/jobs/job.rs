@@ -1,5 +1,6 @@
 //! One job: its text as values, and all mistakes in it.
 
+use super::fault::Fault;
 use super::object::members_with;
 use super::spans::{offset_in, without_place};
 use super::value::{Value, environment, host_list, kind, names, path, retry_rules};
@@ -56,14 +57,6 @@ impl Job {
             after_at: 0,
         }
     }
-}
-
-/// One mistake in a job.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    /// Bytes from the start of the job's text.
-    pub(super) at: usize,
-    pub(super) text: String,
 }
 
 /// A job that has mistakes.

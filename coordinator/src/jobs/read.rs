@@ -1,6 +1,7 @@
 //! From the text of a list to jobs: the keys of every job, and all mistakes in the list.
 
-use super::job::{Fault, Job, Unread};
+use super::fault::Fault;
+use super::job::{Job, Unread};
 use super::keys::Strangers;
 use super::object::members;
 use super::order::Dependant;

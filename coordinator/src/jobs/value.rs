@@ -1,6 +1,6 @@
 //! Values of a job's keys: numbers, durations, lists of hosts and jobs, environments.
 
-use super::job::Fault;
+use super::fault::Fault;
 use super::object::members_with;
 use mezcal_common::message::client::RetryOn;
 use mezcal_common::model::duration::{from_seconds, parse_duration};

@@ -5,11 +5,11 @@
 //! A results file has one writer at a time.
 
 use crate::exit::Exit;
+use crate::report::lock::lock;
 use crate::report::resume::Rewritten;
 use mezcal_common::system::files;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{FileType, FlockOperation};
-use rustix::io::Errno;
+use rustix::fs::FileType;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -198,52 +198,6 @@ impl Wishes<'_> {
             .map(Some)
             .map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))
     }
-}
-
-/// Makes this run the only writer of a file until it ends: flock(2).
-pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Exit> {
-    let shown = path.display();
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => {
-            let holder = holder_of(file).map_or_else(
-                || "another process, perhaps on another host".into(),
-                |pid| {
-                    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                    let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                    format!(
-                        "process {pid} ({})",
-                        mezcal_common::model::escape::for_terminal(line.trim())
-                    )
-                },
-            );
-            Err(Exit::usage(format!(
-                "{shown} is being written by {holder}; wait for its end, or choose another file"
-            )))
-        }
-        // Some network file systems have no locks.
-        Err(e) => {
-            tell!(
-                "coordinator: {shown} cannot be locked ({e}): take care that no other run writes it"
-            );
-            Ok(())
-        }
-    }
-}
-
-/// The process that has locked a file, from /proc/locks (proc_locks(5)): `1: FLOCK  ADVISORY  WRITE
-/// 708 00:21:1233 0 EOF`.
-fn holder_of(file: &File) -> Option<i32> {
-    let meta = file.metadata().ok()?;
-    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
-    let place = format!("{major:02x}:{minor:02x}:{}", meta.ino());
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let fields = locks
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    fields
-        .filter(|line| line.get(1) == Some(&"FLOCK") && line.get(5) == Some(&place.as_str()))
-        .find_map(|line| line.get(4)?.parse().ok())
 }
 
 /// The place for results: checked first, emptied only when everything else is ready.

@@ -5,7 +5,7 @@
 
 use crate::exit::Exit;
 use crate::jobs::{Jobs, members, write_json, write_string};
-use crate::report::outputs::lock;
+use crate::report::lock::lock;
 use mezcal_common::model::ids::JobNumber;
 use mezcal_common::model::outcome::{Ended, JobResult};
 use mezcal_common::system::files;

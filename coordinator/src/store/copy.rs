@@ -6,11 +6,11 @@
 
 use super::access::Access;
 use super::life::{Header, Life, LifeNote, beside, look, new_file, number, sync_directory_of};
+use super::meta::{meta, set_meta};
 use super::{Store, StoreError, VERSION, lacks_room, lock};
 use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::ids::{BatchSerial, Generation, MAX_RESTORES};
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, params};
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -46,25 +46,6 @@ pub struct Restored {
     pub kept: Option<PathBuf>,
 }
 
-/// Reads a value of the table `meta`.
-pub(super) fn meta<T: rusqlite::types::FromSql>(
-    db: &Connection,
-    key: &str,
-) -> rusqlite::Result<Option<T>> {
-    let found = db
-        .query_row("SELECT value FROM meta WHERE key = ?", [key], |row| {
-            row.get::<_, Option<T>>(0)
-        })
-        .optional()?;
-    Ok(found.flatten())
-}
-
-pub(super) fn set_meta(db: &Connection, key: &str, value: Option<i64>) -> rusqlite::Result<()> {
-    let sql =
-        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-    db.execute(sql, params![key, value]).map(drop)
-}
-
 fn is_marked(db: &Connection) -> rusqlite::Result<bool> {
     db.query_row(
         "SELECT count(*) FROM meta WHERE key = 'copied'",
@@ -77,18 +58,6 @@ fn copied(db: &Connection) -> rusqlite::Result<Copied> {
     Ok(Copied {
         made: meta(db, "copied")?.map(WallTime),
         after: meta(db, "life_at")?.map(WallTime),
-    })
-}
-
-/// The generation that a database has in its tables.
-pub(super) fn generation(db: &Connection) -> rusqlite::Result<Generation> {
-    let (since, restores) = (
-        meta(db, "since")?.unwrap_or(0),
-        meta(db, "restores")?.unwrap_or(0),
-    );
-    Ok(Generation {
-        since: WallTime(since),
-        restores,
     })
 }
 
@@ -431,13 +400,3 @@ pub fn as_owner_of<T: Send>(
         Err(panicked) => std::panic::resume_unwind(panicked),
     }
 }
-
-/// The first batch that is the store's own, if older ones are held.
-pub(super) fn hold(db: &Connection) -> rusqlite::Result<Option<BatchSerial>> {
-    Ok(meta::<i64>(db, "hold")?
-        .and_then(|first| u32::try_from(first).ok())
-        .map(BatchSerial))
-}
-
-/// The number of restores in the message of [`StoreError::WornOut`].
-pub(super) const MOST: u32 = MAX_RESTORES;

@@ -1,6 +1,7 @@
 //! Why there is no store, or why it cannot be read.
 
 use super::tables::VERSION;
+use mezcal_common::model::ids::MAX_RESTORES;
 use mezcal_common::wire::codec;
 use rusqlite::{ErrorCode, ffi};
 use std::io::ErrorKind;
@@ -118,7 +119,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The numbers of its batches are used up.
-    #[error("the store {} was restored {} times, and its numbers are used up: begin with a new one (`state` names another directory)", .0.display(), super::copy::MOST)]
+    #[error("the store {} was restored {} times, and its numbers are used up: begin with a new one (`state` names another directory)", .0.display(), MAX_RESTORES)]
     WornOut(PathBuf),
     /// It was written by a newer version of Mezcal.
     #[error("the store {} has format {found}, and this version knows {VERSION} at most: install the version that wrote it, or a newer one", path.display())]

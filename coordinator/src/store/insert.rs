@@ -1,7 +1,8 @@
 //! How each record becomes rows.
 
 use super::clock::Moment;
-use super::writer::Failure;
+use super::failure::Failure;
+use super::meta::set_meta;
 use super::{id_bytes, pack};
 use crate::scheduler::Record;
 use bytes::Bytes;
@@ -58,10 +59,7 @@ pub(super) fn insert(
                     up
                 ],
             )?;
-            run(
-                "INSERT INTO meta VALUES ('last_batch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                params![batch.0],
-            )?;
+            set_meta(db, "last_batch", Some(batch.0.into()))?;
         }
         Record::HostSets { batch, sets } => {
             let sql = "INSERT INTO host_set SELECT ?1, COALESCE(MAX(place) + 1, 0), ?2 FROM host_set WHERE batch = ?1";

@@ -11,7 +11,7 @@
 //! A coordinator that dies in between leaves a header whose number is in the note.
 
 use super::StoreError;
-use super::copy::set_meta;
+use super::meta::set_meta;
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::Generation;
 use mezcal_common::system::files;

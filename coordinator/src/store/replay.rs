@@ -1,5 +1,6 @@
 //! The contents of the store, as records that bring a scheduler back to its state.
 
+use super::meta::meta;
 use super::{Store, StoreError, unpack, unpack_result};
 use crate::scheduler::Record;
 use crate::store::clock::Moment;
@@ -8,7 +9,7 @@ use mezcal_common::message::client::Submission;
 use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineId, JobNumber};
 use mezcal_common::model::job::MAX_SPEC;
 use mezcal_common::model::outcome::Written;
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::Row;
 use std::time::Duration;
 
 /// Jobs in one record of a replay.
@@ -30,12 +31,7 @@ impl Store {
         for batch in serials.into_iter().map(BatchSerial) {
             self.replay_batch(batch, &mut take)?;
         }
-        let last = "SELECT value FROM meta WHERE key = 'last_batch'";
-        let last: Option<u32> = self
-            .connection
-            .query_row(last, [], |row| row.get(0))
-            .optional()
-            .map_err(|e| self.broken(e))?;
+        let last = meta(&self.connection, "last_batch").map_err(|e| self.broken(e))?;
         Ok(BatchSerial(last.unwrap_or(0)))
     }
 

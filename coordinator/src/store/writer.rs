@@ -1,14 +1,13 @@
 //! The thread that writes: all records that have come since the last commit go into the next one.
 
-use super::StoreError;
+use super::failure::Failure;
 use super::insert::{Counts, insert};
 use super::life::Life;
-use crate::exit::chain;
 use crate::scheduler::Record;
 use bytes::Bytes;
 use mezcal_common::message::client::SetAside;
 use mezcal_common::model::ids::{AttemptId, BatchSerial, JobKey};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -197,72 +196,6 @@ fn persist<T>(
             }
         }
         pause = (2 * pause).min(LONGEST_PAUSE);
-    }
-}
-
-pub(super) enum Failure {
-    /// The disk is full or does not answer, or the file is in use: a later try may succeed.
-    Passing(String),
-    Lasting(String),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(e: rusqlite::Error) -> Self {
-        if passes(&e) {
-            Failure::Passing(e.to_string())
-        } else {
-            Failure::Lasting(e.to_string())
-        }
-    }
-}
-
-/// Whether SQLite may succeed at a later try.
-fn passes(e: &rusqlite::Error) -> bool {
-    match e.sqlite_error_code() {
-        Some(
-            ErrorCode::DiskFull
-            | ErrorCode::SystemIoFailure
-            | ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::CannotOpen
-            | ErrorCode::OutOfMemory
-            | ErrorCode::PermissionDenied
-            | ErrorCode::FileLockingProtocolFailed,
-        ) => true,
-        // A file system that was remounted for reading alone may be remounted again; a file that
-        // was renamed does not come back.
-        Some(ErrorCode::ReadOnly) => e
-            .sqlite_error()
-            .is_none_or(|e| e.extended_code != ffi::SQLITE_READONLY_DBMOVED),
-        _ => false,
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(e: StoreError) -> Self {
-        match e {
-            StoreError::Database { source, .. } => source.into(),
-            StoreError::Full { source, .. } => Failure::Passing(source.to_string()),
-            StoreError::Directory { .. } => Failure::Passing(chain(&e)),
-            e => Failure::Lasting(chain(&e)),
-        }
-    }
-}
-
-impl StoreError {
-    /// Whether a later try may succeed.
-    pub fn passes(&self) -> bool {
-        match self {
-            StoreError::Database { source, .. } => passes(source),
-            StoreError::Full { .. } => true,
-            _ => false,
-        }
-    }
-}
-
-impl From<mezcal_common::wire::codec::CodecError> for Failure {
-    fn from(e: mezcal_common::wire::codec::CodecError) -> Self {
-        Failure::Lasting(e.to_string())
     }
 }
 

@@ -241,7 +241,7 @@ async fn a_coordinator_that_cannot_write_at_its_start_says_so_and_begins_when_it
     );
     other.execute_batch("COMMIT").expect("let go");
     in_trouble(&service, false).await;
-    let kept = |key| copy::meta::<i64>(&other, key).expect("readable");
+    let kept = |key| meta::meta::<i64>(&other, key).expect("readable");
     assert_eq!(
         (kept("lease"), kept("hold")),
         (Some((HOUR / 2).as_millis() as i64), None),
