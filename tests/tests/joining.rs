@@ -1054,6 +1054,18 @@ fn a_host_that_was_revoked_or_has_not_been_seen_since_a_restart_is_shown_as_such
 }
 
 #[test]
+fn hosts_that_join_one_after_the_other_each_find_the_port_open() {
+    let site = Site::started("1h");
+    // Each token is made in the moment in which the one before it has been used.
+    for host in 1..=20 {
+        let host = format!("mezcal{host:02}.lab");
+        let out = site.join(&host, &site.token(&["--host", &host]));
+        assert!(out.status.success(), "{host}: {}", text(&out.stderr));
+    }
+    assert!(!site.log().contains("ERROR"), "{}", site.log());
+}
+
+#[test]
 fn who_joins_at_the_port_for_members_hears_which_one_is_right() {
     let site = Site::started("1h");
     let address = format!("127.0.0.1:{}", site.port);

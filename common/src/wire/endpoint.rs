@@ -19,7 +19,7 @@ pub use loopback::{LoopbackError, try_loopback};
 
 pub(super) use connect::resolve;
 pub(super) use transport::{
-    NO_APPLICATION_PROTOCOL, alert, explain, server_endpoint, transport, udp_any,
+    NO_APPLICATION_PROTOCOL, alert, explain, server_config, server_endpoint, transport, udp_any,
 };
 
 use transport::is_alert;

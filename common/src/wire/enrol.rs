@@ -7,9 +7,9 @@
 
 use super::endpoint::{
     Channel, ConnectError, ListenError, NO_APPLICATION_PROTOCOL, alert, explain, resolve,
-    server_endpoint, transport, udp_any,
+    server_config, server_endpoint, transport, udp_any,
 };
-use super::tls::{Credentials, pinned_client_config};
+use super::tls::{Credentials, CredentialsError, pinned_client_config};
 use crate::model::identity::Identity;
 use crate::model::token::Token;
 use bytes::Bytes;
@@ -123,9 +123,23 @@ impl EnrolListener {
         }
     }
 
-    /// Waits until the last answers have left, and closes.
-    pub async fn close(&self) {
+    /// Presents these credentials in handshakes from now on.
+    ///
+    /// # Errors
+    /// The credentials cannot be used.
+    pub fn present(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
+        let config = server_config(credentials.enrol_config(ALPN)?);
+        self.endpoint.set_server_config(Some(config));
+        Ok(())
+    }
+
+    /// Waits until the last answers have left, for a second at most.
+    pub async fn answered(&self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+
+    /// Closes the port. The kernel may have its socket for some moments more.
+    pub fn close(self) {
         self.endpoint.close(VarInt::from_u32(0), b"");
     }
 }

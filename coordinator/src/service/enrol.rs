@@ -12,6 +12,7 @@ use mezcal_common::wire::endpoint::ListenError;
 use mezcal_common::wire::enrol::{Applicant, EnrolListener, FromEnroller, ToEnroller, VERSIONS};
 use mezcal_common::wire::tls::Credentials;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,6 +28,11 @@ const OF_ONE_NETWORK: usize = AT_A_TIME / 4;
 const EXPIRY_LOOK: Duration = Duration::from_secs(10);
 /// Time between two tries to open the port.
 const RETRY: Duration = Duration::from_secs(10);
+/// The same while the port may still be in use by the socket with which it was closed.
+const RETRY_OWN: Duration = Duration::from_millis(50);
+/// How long that socket stays at most: until its connections have drained, three times the probe
+/// timeout (RFC 9000 §10.2).
+const OWN: Duration = Duration::from_secs(5);
 
 /// The hosts and users that may join or have joined, and the issuer of their certificates.
 pub struct Enrolment {
@@ -141,6 +147,7 @@ impl Enrolment {
         mut credentials: watch::Receiver<Arc<Credentials>>,
     ) {
         let mut changes = self.registry.changes();
+        let mut closed = None::<Instant>;
         loop {
             changes.mark_unchanged();
             if self.open_for().is_none() {
@@ -155,19 +162,24 @@ impl Enrolment {
             let pause = match EnrolListener::bind(address, &own) {
                 Ok(listener) => {
                     tracing::info!(address = %listener.local_addr().unwrap_or(address), "hosts and users with tokens can join");
-                    let pause = self.serve(&listener, &mut changes, &mut credentials).await;
-                    listener.close().await;
+                    self.serve(&listener, &mut changes, &mut credentials).await;
+                    listener.close();
                     tracing::info!("nobody can join any more");
-                    pause
+                    closed = Some(Instant::now());
+                    continue;
+                }
+                Err(ListenError::Bind { source, .. })
+                    if source.kind() == ErrorKind::AddrInUse
+                        && closed.is_some_and(|at| at.elapsed() < OWN) =>
+                {
+                    RETRY_OWN
                 }
                 Err(e @ (ListenError::Bind { .. } | ListenError::Credentials(_))) => {
                     tracing::error!("nobody can join: {}", chain(&e));
-                    Some(RETRY)
+                    RETRY
                 }
             };
-            if let Some(pause) = pause {
-                tokio::time::sleep(pause).await;
-            }
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -199,20 +211,36 @@ impl Enrolment {
         self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves until there is no token any more, or gives back for how long to close the port.
+    /// Serves until there is no token any more and the last answers have left.
     async fn serve(
         self: &Arc<Self>,
         listener: &EnrolListener,
         changes: &mut watch::Receiver<u64>,
         credentials: &mut watch::Receiver<Arc<Credentials>>,
-    ) -> Option<Duration> {
+    ) {
         let places = Arc::new(Semaphore::new(AT_A_TIME));
         let mut of_networks = HashMap::<IpAddr, Arc<Semaphore>>::new();
         loop {
-            let open_for = self.open_for()?;
+            let open_for = self.open_for();
+            let is_over = async {
+                match open_for {
+                    Some(open_for) => tokio::time::sleep(open_for).await,
+                    None => listener.answered().await,
+                }
+                open_for.is_none()
+            };
             tokio::select! {
+                biased;
+                // A token that was made in the last moment keeps the port open.
+                changed = changes.changed() => if changed.is_err() { return },
+                Ok(()) = credentials.changed() => {
+                    let own = credentials.borrow_and_update().clone();
+                    if let Err(e) = listener.present(&own) {
+                        tracing::error!("the port for joining goes on with the old certificate: {}", chain(&e));
+                    }
+                }
                 applicant = listener.accept() => {
-                    let applicant = applicant?;
+                    let Some(applicant) = applicant else { return };
                     of_networks.retain(|_, places| places.available_permits() < OF_ONE_NETWORK);
                     let from_there = of_networks.entry(network(applicant.from.ip()));
                     let from_there = from_there.or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_NETWORK))).clone();
@@ -228,9 +256,7 @@ impl Enrolment {
                         drop(of_its_network);
                     });
                 }
-                changed = changes.changed() => changed.ok()?,
-                Ok(()) = credentials.changed() => return Some(Duration::ZERO),
-                () = tokio::time::sleep(open_for) => {}
+                is_over = is_over => if is_over { return },
             }
         }
     }

@@ -34,7 +34,7 @@ const SOCKET_BUFFER: usize = 4 << 20;
 /// validated first (stateless retry).
 pub(super) const MAX_HANDSHAKES: usize = 1024;
 
-pub(super) fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
+pub(in crate::wire) fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
     let crypto = QuicServerConfig::try_from(tls)
         .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
