@@ -244,6 +244,9 @@ impl Drop for Site {
         }
         if std::thread::panicking() {
             eprintln!("--- coordinator.log\n{}", self.log());
+            if let Ok(log) = std::fs::read_to_string(self.path("run.log")) {
+                eprintln!("--- run.log\n{log}");
+            }
         }
     }
 }
