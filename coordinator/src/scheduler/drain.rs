@@ -76,12 +76,9 @@ impl Scheduler {
             if let Some(limit) = deadline {
                 self.timers.set(Timer::Eviction(index), now + limit);
             }
-            // Jobs that have not started there start elsewhere.
-            let unstarted = self.hosts.get(&name).into_iter();
-            let unstarted = unstarted.flat_map(|host| host.attempts.unstarted());
-            let attempts = unstarted.map(|(attempt, _)| attempt).collect();
             self.keep_nothing(&name);
-            self.retract(&name, attempts);
+            // Jobs that have not started there start elsewhere.
+            self.retract_unstarted(&name, |_| true);
         }
         self.settle(now);
         if unknown.is_empty() {

@@ -62,10 +62,7 @@ impl Scheduler {
             return;
         };
         let total = (!batch.open).then_some(batch.jobs.len() as u64);
-        let Some(halt) = batch
-            .halt
-            .filter(|_| !batch.halted && batch.cancelled.is_none())
-        else {
+        let Some(halt) = batch.halt.filter(|_| !batch.is_given_up()) else {
             return;
         };
         let Some(count) = batch.counts.reached(halt, total) else {

@@ -258,18 +258,14 @@ impl Scheduler {
             batch: batch.id,
             notice,
         });
-        // The attempts that were sent to it in advance.
-        let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
-        let attempts = unstarted
-            .filter(|attempt| attempt.key.batch == serial)
-            .collect();
         let others = host
             .failures
             .suspicions
             .keys()
             .filter_map(|other| self.batches.get(other));
         let agree = others.into_iter().any(|other| other.user != user);
-        self.retract(name, attempts);
+        // The attempts that were sent to it in advance.
+        self.retract_unstarted(name, |attempt| attempt.key.batch == serial);
         if agree {
             self.quarantine(name, now);
         }

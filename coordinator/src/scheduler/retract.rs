@@ -81,6 +81,15 @@ impl Scheduler {
         }
     }
 
+    /// Asks a host for these of the attempts that it has not started, as far as is known.
+    pub(super) fn retract_unstarted(&mut self, name: &str, which: impl Fn(AttemptId) -> bool) {
+        let host = self.hosts.get(name).into_iter();
+        let unstarted = host.flat_map(|host| host.attempts.unstarted());
+        let attempts = unstarted.map(|(attempt, _)| attempt);
+        let attempts = attempts.filter(|attempt| which(*attempt)).collect();
+        self.retract(name, attempts);
+    }
+
     /// Whether a host with idle slots would get a job of this queue. Otherwise the job would only
     /// go back to where it waits now.
     fn has_a_slot_for(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {

@@ -150,9 +150,7 @@ impl Scheduler {
         self.timers.set(Timer::Kept(index), until);
         if host.is_overfull() {
             // Jobs that were sent in advance would take the slots that fall idle.
-            let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
-            let attempts = unstarted.collect();
-            self.retract(name, attempts);
+            self.retract_unstarted(name, |_| true);
         }
         true
     }
