@@ -18,11 +18,10 @@ pub use listen::{Handshake, Listener};
 pub use loopback::{LoopbackError, try_loopback};
 
 pub(super) use connect::resolve;
-pub(super) use transport::{
-    NO_APPLICATION_PROTOCOL, alert, explain, server_config, server_endpoint, transport, udp_any,
-};
+pub(super) use error::{NO_APPLICATION_PROTOCOL, alert, explain};
+pub(super) use transport::{server_config, server_endpoint, transport, udp_any};
 
-use transport::is_alert;
+use error::is_alert;
 
 use crate::model::identity::Identity;
 use quinn::{ConnectionError, VarInt};
@@ -34,6 +33,8 @@ use std::time::Duration;
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Messages that may wait on one side of a channel.
 const CHANNEL_DEPTH: usize = 1024;
+/// Time limit of a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first message to or from the accepting side may take. A peer that dies in the
 /// middle of a handshake and comes back answers nothing (stateless resets are for complete ones,
 /// RFC 9000 §10.3): without this, its end is noticed after [`IDLE_TIMEOUT`].

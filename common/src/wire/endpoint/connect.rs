@@ -2,12 +2,10 @@
 //! lost.
 
 use super::channel::Channel;
-use super::error::ConnectError;
-use super::listen::HANDSHAKE_TIMEOUT;
+use super::error::{ConnectError, NO_APPLICATION_PROTOCOL, alert, explain, is_alert};
 use super::listen::peer_of;
-use super::transport::KEEP_ALIVE;
-use super::transport::{NO_APPLICATION_PROTOCOL, alert, explain, is_alert, transport, udp_any};
-use super::{FIRST_MESSAGE, LAST_WORDS, Peer, close};
+use super::transport::{KEEP_ALIVE, transport, udp_any};
+use super::{FIRST_MESSAGE, HANDSHAKE_TIMEOUT, LAST_WORDS, Peer, close};
 use crate::model::identity::Identity;
 use crate::wire::tls::Credentials;
 use quinn::crypto::rustls::QuicClientConfig;

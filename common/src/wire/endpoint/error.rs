@@ -1,7 +1,7 @@
-//! Why there is no connection, in words that name the other end, and whether waiting helps.
+//! Why there is no connection, in words that name the other end, and whether waiting helps; and why
+//! one has ended.
 
-use super::listen::HANDSHAKE_TIMEOUT;
-use super::transport::explain;
+use super::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT};
 use crate::model::identity::IdentityError;
 use crate::wire::tls::CredentialsError;
 use quinn::ConnectionError;
@@ -149,4 +149,47 @@ pub enum AcceptError {
     /// A certificate below the right root that has no usable identity.
     #[error("the peer's certificate gives no identity")]
     Identity(#[from] IdentityError),
+}
+
+/// The alert of a side that speaks none of the offered protocols (ALPN, RFC 7301 §3.2).
+pub(in crate::wire) const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+/// The TLS alert in a QUIC crypto error code (RFC 9001 §4.8: 0x0100 + alert).
+pub(in crate::wire) fn alert(code: quinn_proto::TransportErrorCode) -> Option<u8> {
+    let code = u64::from(code);
+    (0x100..0x200).contains(&code).then_some(code as u8)
+}
+
+pub(super) fn is_alert(code: quinn_proto::TransportErrorCode) -> bool {
+    alert(code).is_some()
+}
+
+/// The reason of a connection's end in words. Alert numbers are those of RFC 8446 §6.
+pub(in crate::wire) fn explain(error: &ConnectionError) -> String {
+    let alert_text = |code| match alert(code)? {
+        40 => Some("no common TLS parameters"),
+        42 => Some("bad certificate"),
+        43 => Some("unsupported certificate: its key usage does not fit the role"),
+        44 => Some("certificate revoked"),
+        45 => Some("certificate expired"),
+        46 => Some("certificate not accepted"),
+        48 => Some("unknown certificate authority: it is of another cluster"),
+        116 => Some("a certificate is required"),
+        NO_APPLICATION_PROTOCOL => Some("no common protocol version"),
+        _ => None,
+    };
+    match error {
+        ConnectionError::ApplicationClosed(c) => match std::str::from_utf8(&c.reason) {
+            Ok("") | Err(_) => format!("closed by the peer (code {})", c.error_code),
+            Ok(reason) => crate::model::escape::for_terminal(reason).into_owned(),
+        },
+        ConnectionError::ConnectionClosed(c) => {
+            alert_text(c.error_code).map_or_else(|| c.to_string(), str::to_owned)
+        }
+        ConnectionError::TransportError(e) => e.reason.clone(),
+        ConnectionError::TimedOut => format!("no packet for {} s", IDLE_TIMEOUT.as_secs()),
+        ConnectionError::Reset => "the peer was restarted".into(),
+        ConnectionError::LocallyClosed => "closed by this side".into(),
+        ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => error.to_string(),
+    }
 }

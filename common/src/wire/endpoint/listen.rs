@@ -1,18 +1,14 @@
 //! The accepting end: handshakes, and the peers' identities.
 
 use super::error::{AcceptError, ListenError};
-use super::transport::MAX_HANDSHAKES;
-use super::transport::{server_config, server_endpoint};
-use super::{Peer, close};
+use super::transport::{MAX_HANDSHAKES, server_config, server_endpoint};
+use super::{HANDSHAKE_TIMEOUT, Peer, close};
 use crate::model::identity::{Identity, IdentityError};
 use crate::wire::tls::{Credentials, CredentialsError};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{ConnectionError, TransportErrorCode, VarInt};
 use std::net::SocketAddr;
 use std::time::Duration;
-
-/// Time limit of a handshake.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts connections.
 pub struct Listener {
