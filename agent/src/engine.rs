@@ -27,6 +27,7 @@ mod environment;
 mod event;
 mod killing;
 mod open;
+mod order;
 mod outcome;
 mod processes;
 mod program;

@@ -196,12 +196,13 @@ const CORES: [&str; 5] = [
 
 /// Files in the folders of cores that drive them or call the kernel for them, with the folders
 /// beside these files.
-const DRIVERS: [&str; 22] = [
+const DRIVERS: [&str; 23] = [
     "agent/src/engine/clone",
     "agent/src/engine/counters",
     "agent/src/engine/driver",
     "agent/src/engine/environment",
     "agent/src/engine/open",
+    "agent/src/engine/order",
     "agent/src/engine/processes",
     "agent/src/engine/program",
     "agent/src/engine/spawn",

@@ -10,8 +10,9 @@ mod spawner;
 
 use super::counters::HostCounters;
 use super::environment::Inherited;
+use super::order::Order;
 use super::processes::{Changed, Processes};
-use super::spawn::{Order, Surroundings};
+use super::spawn::Surroundings;
 use super::{Effect, Engine, Event, Swept};
 use crate::kernel::cgroup::Leaves;
 use crate::kernel::packet;

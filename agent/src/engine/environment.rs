@@ -1,8 +1,8 @@
 //! The environment of jobs: that of this process, without the variables of service managers, shells
 //! and a `make` above, and with those that the batch and the job add.
 
-use super::spawn::Order;
-use crate::kernel::paths::{self};
+use super::order::Order;
+use crate::kernel::paths;
 use mezcal_common::model::octets;
 use mezcal_common::system::proc::{self, CommandLine};
 use std::borrow::Cow;

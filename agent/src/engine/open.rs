@@ -1,7 +1,7 @@
 //! The files of a job, opened without ever waiting for a partner, and the meaning of a failure.
 
 use super::NotStarted;
-use super::spawn::OutputTo;
+use super::order::OutputTo;
 use crate::kernel::paths::{self, OutputFile};
 use mezcal_common::model::job::{BatchContext, JobSpec};
 use mezcal_common::system::limits;

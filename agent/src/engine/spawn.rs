@@ -9,18 +9,16 @@
 use super::NotStarted;
 use super::environment::Inherited;
 use super::open::{directory, not_started, open_output, open_waitless, reason, same_file};
+use super::order::{Order, OutputTo};
 use super::processes::Born;
 use super::program::{command_line, why_not_started};
 use crate::kernel::cgroup::{Leaf, Leaves};
-use crate::kernel::paths::{self, OutputFile};
-use mezcal_common::model::ids::{AttemptId, EngineId};
-use mezcal_common::model::job::{BatchContext, JobSpec};
+use crate::kernel::paths;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, c_char};
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
 /// The things that are fixed for the life of an engine.
 pub(super) struct Surroundings {
@@ -31,21 +29,6 @@ pub(super) struct Surroundings {
     /// Where attempts are born; none: in this process's own group.
     leaves: Option<Leaves>,
     stack: Box<super::clone::Stack>,
-}
-
-/// An attempt that the spawner has to start.
-pub(super) struct Order {
-    pub(super) attempt: AttemptId,
-    pub(super) spec: Box<JobSpec>,
-    pub(super) context: Arc<BatchContext>,
-    pub(super) engine: EngineId,
-}
-
-/// The place where an output stream goes.
-pub(super) enum OutputTo {
-    File(OutputFile),
-    /// The write end.
-    Pipe(Arc<OwnedFd>),
 }
 
 /// A job that runs, and its processes.

@@ -3,7 +3,7 @@
 
 use super::{CHUNK, Driver, TURN};
 use crate::engine::open;
-use crate::engine::spawn::{Order, OutputTo};
+use crate::engine::order::{Order, OutputTo};
 use crate::engine::{Event, NotStarted, Swept};
 use crate::kernel::paths::{self, OutputFile};
 use bytes::Bytes;

@@ -3,8 +3,9 @@
 
 use super::output::Output;
 use super::{Driver, QUIET, QUIET_WATCHED, SHORT};
+use crate::engine::order::{Order, OutputTo};
 use crate::engine::processes::Processes;
-use crate::engine::spawn::{self, Order, OutputTo, Started, Surroundings};
+use crate::engine::spawn::{self, Started, Surroundings};
 use crate::engine::{Event, NotStarted};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use rustix::fd::OwnedFd;
