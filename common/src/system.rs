@@ -9,6 +9,7 @@ pub mod limits;
 pub mod logging;
 pub mod output;
 pub mod proc;
+pub mod random;
 pub mod runtime;
 pub mod service_manager;
 pub mod signal;

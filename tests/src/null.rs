@@ -2,8 +2,10 @@
 //! them.
 
 use mezcal_agent::supervisor::Carried;
-use mezcal_agent::supervisor::driver::{self, AgentParts};
-use mezcal_agent::supervisor::links::{EngineInput, Engines};
+use mezcal_agent::supervisor::driver;
+use mezcal_agent::supervisor::input::EngineInput;
+use mezcal_agent::supervisor::links::Engines;
+use mezcal_agent::supervisor::parts::AgentParts;
 use mezcal_certs::renewal::Renewal;
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::message::engine::{FromEngine, ToEngine};

@@ -196,7 +196,7 @@ const CORES: [&str; 5] = [
 
 /// Files in the folders of cores that drive them or call the kernel for them, with the folders
 /// beside these files.
-const DRIVERS: [&str; 23] = [
+const DRIVERS: [&str; 25] = [
     "agent/src/engine/clone",
     "agent/src/engine/counters",
     "agent/src/engine/driver",
@@ -214,9 +214,11 @@ const DRIVERS: [&str; 23] = [
     "agent/src/supervisor/generations",
     "agent/src/supervisor/greeting",
     "agent/src/supervisor/host",
+    "agent/src/supervisor/input",
     "agent/src/supervisor/keepers",
     "agent/src/supervisor/links",
     "agent/src/supervisor/logs",
+    "agent/src/supervisor/parts",
     "agent/src/supervisor/renewal",
     "agent/src/supervisor/standing",
     "agent/src/supervisor/users",

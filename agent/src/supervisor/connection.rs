@@ -1,18 +1,13 @@
 //! The connection to the coordinator: a task makes it and makes it again, and the agent's loop
 //! speaks and hears over it.
 
-use crate::supervisor::driver::{AgentParts, random};
 use crate::supervisor::generations::Generations;
-use crate::supervisor::host::{Host, usable_cpus};
-use crate::supervisor::keepers;
-use crate::supervisor::links::Engines;
 use crate::supervisor::pauses::Pauses;
-use crate::supervisor::users::Finder;
-use mezcal_common::message::agent::{self, Hello, ToAgent, ToCoordinator};
+use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::escape::chain;
 use mezcal_common::model::ids::{EngineId, Generation, StoreId};
-use mezcal_common::system::proc;
+use mezcal_common::system::random;
 use mezcal_common::wire::endpoint::{Channel, ConnectError, Connector, Peer, close};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -52,26 +47,6 @@ pub(super) struct Way {
     /// How long to wait for a first answer.
     pub(super) patience: Duration,
     pub(super) generations: Generations,
-}
-
-/// The first message to the coordinator.
-pub(super) fn hello(parts: &AgentParts, engines: &Engines, host: &Host) -> Hello {
-    // Keepers of users come and go: with them the number is that of the directory where they are.
-    let keeper = match &engines.finder {
-        Some(finder) => Finder::number(finder),
-        None => keepers::number(&engines.keepers),
-    };
-    Hello {
-        versions: agent::VERSIONS,
-        program: mezcal_common::VERSION.into(),
-        keeper: keeper.unwrap_or_else(random),
-        boot_id: proc::boot_id(),
-        slots: parts.slots,
-        aliases: parts.aliases.clone(),
-        cpus: u32::from(usable_cpus()),
-        memory: host.memory(),
-        users: parts.users.clone(),
-    }
 }
 
 /// The loop's end of the connection, whether there is one at present or not.
@@ -214,7 +189,7 @@ impl KeepConnected {
                 last_complaint = text;
             }
             let ceiling = self.pauses.failed(error.needs_a_person());
-            let share = f64::from(random() as u32) / f64::from(u32::MAX);
+            let share = f64::from(random::number() as u32) / f64::from(u32::MAX);
             // Time spent waiting for an answer counts as pause.
             let spent = if matches!(error, ConnectError::NoAnswer(_)) {
                 self.way.patience

@@ -3,24 +3,24 @@
 //! One loop on one thread owns the supervisor. Beside it: a task that keeps a connection to the
 //! coordinator, and the links to keeper and engines. All of them only turn messages into inputs.
 
-use crate::supervisor::connection::{Connection, GOODBYE, Input, Way, Welcome, hello};
-use crate::supervisor::generations::Generations;
+use crate::supervisor::connection::{Connection, GOODBYE, Input, Way, Welcome};
 use crate::supervisor::host::{Host, Readings};
+use crate::supervisor::input::EngineInput;
 use crate::supervisor::keepers::Keepers;
-use crate::supervisor::links::{EngineInput, Engines, Links};
+use crate::supervisor::links::{Engines, Links};
 use crate::supervisor::logs::{Logs, Request};
+use crate::supervisor::parts::{AgentParts, hello};
 use crate::supervisor::renewal::{self, Asking, Wish};
 use crate::supervisor::standing::Standing;
 use crate::supervisor::users::Present;
 use crate::supervisor::{Carried, Effect, Event, Supervisor};
-use mezcal_certs::renewal::{Event as Certificate, Renewal};
+use mezcal_certs::renewal::Event as Certificate;
 use mezcal_common::message::agent::{ToAgent, ToCoordinator};
 use mezcal_common::message::engine::{FromEngine, PROGRAM, ToEngine, ToKeeper};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::escape::chain;
 use mezcal_common::model::ids::EngineIndex;
 use mezcal_common::system::timer::BootTimer;
-use mezcal_common::wire::endpoint::Connector;
 use rustix::fd::OwnedFd;
 use std::io::Result;
 use std::pin::pin;
@@ -30,33 +30,6 @@ use tokio::sync::watch;
 /// How long it may take to give back attempts that have not started, when an agent leaves that
 /// serves users.
 const LEAVE: Duration = Duration::from_secs(2);
-
-/// The settings and surroundings of an agent.
-pub struct AgentParts {
-    /// The host's name, from the certificate.
-    pub name: String,
-    /// Other names of the host.
-    pub aliases: Vec<String>,
-    /// Jobs that run at a time.
-    pub slots: u16,
-    /// The users whose jobs run here, in the order of their keepers; none: everybody's, with one
-    /// keeper, which ends with the agent when that is stopped.
-    pub users: Option<Vec<String>>,
-    /// The things that the agent before this one in the same process has left to it ([`run`]).
-    pub carried: Carried,
-    /// `HOST:PORT` of the coordinator.
-    pub coordinator: String,
-    /// The means to connect to the coordinator.
-    pub connector: Connector,
-    /// How long to wait for a first answer.
-    pub connect_timeout: Duration,
-    /// This process is a service, and not a run: the service manager hears how the agent stands.
-    pub service: bool,
-    /// When the agent asks for another certificate; the default: never.
-    pub renewal: Renewal,
-    /// The generations of stores that this host has met.
-    pub generations: Generations,
-}
 
 /// The reasons why an agent has ended.
 #[derive(Clone, PartialEq, Eq)]
@@ -473,12 +446,4 @@ impl Driver {
         }
         (left, self.supervisor.leave())
     }
-}
-
-/// A random number from the kernel. The pool is ready long before any agent starts; a failure
-/// leaves zero, which only weakens jitter.
-pub(crate) fn random() -> u64 {
-    let mut bytes = [0; 8];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    u64::from_le_bytes(bytes)
 }

@@ -2,13 +2,14 @@
 //! agent's loop hears all of them in one place.
 
 use crate::kernel::packet;
+use crate::supervisor::input::{EngineInput, Link};
 use crate::supervisor::users::Finder;
 use bytes::BytesMut;
 use mezcal_common::message::engine::{
     COUNTS, FromEngine, FromKeeper, TELL_FAILURES, ToEngine, ToKeeper,
 };
-use mezcal_common::model::ids::{AttemptId, EngineIndex};
-use mezcal_common::model::outcome::{Containment, Ended, Written};
+use mezcal_common::model::ids::EngineIndex;
+use mezcal_common::model::outcome::Written;
 use mezcal_common::system::limits;
 use mezcal_common::wire::codec;
 use rustix::fd::{AsFd, OwnedFd};
@@ -61,47 +62,6 @@ impl Engines {
         }
     }
 }
-
-/// The messages of engines and their keepers.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the largest is the most frequent one"
-)]
-pub enum EngineInput {
-    /// A new link, over which an engine can be told things. The channel has no bound of its own: an
-    /// engine has one attempt at a time, and the messages about it are bounded by its output window
-    /// and the coordinator's requests. None of them may be dropped.
-    Linked(EngineIndex, Link, mpsc::UnboundedSender<ToEngine>),
-    /// A message of an engine.
-    Said(EngineIndex, Link, FromEngine),
-    /// A link has come to its end.
-    Unlinked(EngineIndex, Link),
-    /// The means by which a keeper holds attempts together.
-    Containment(Containment),
-    /// Why an engine died or could not be started.
-    Fails(EngineIndex, String),
-    /// An engine died.
-    Ended {
-        /// The index of the engine.
-        engine: EngineIndex,
-        /// The engine's attempt, if the keeper knows it.
-        attempt: Option<AttemptId>,
-        /// Why the keeper killed the engine; `Lost` if it died by itself.
-        ended: Ended,
-        /// The number of processes killed.
-        killed: u32,
-        /// The number of processes still alive.
-        survivors: u32,
-    },
-    /// Nothing more is heard from the keeper of a set: it is gone, and its engines with it, or it
-    /// has sent a message that it may not send.
-    KeeperGone(usize, String),
-    /// There is a keeper of a user.
-    Found(String, OwnedFd),
-}
-
-/// The number of a link to an engine: messages over a link that has been replaced are passed over.
-pub type Link = u32;
 
 /// The links to the engines of one host, and the messages over them.
 pub(super) struct Links {

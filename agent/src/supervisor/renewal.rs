@@ -5,6 +5,7 @@ use mezcal_certs::CertsError;
 use mezcal_certs::renewal::{Effect, Event, Now, Renewal};
 use mezcal_common::message::agent::ToCoordinator;
 use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::system::random;
 
 /// The things to do about the certificate of the connection.
 pub(crate) enum Wish {
@@ -76,7 +77,7 @@ pub(crate) fn now() -> Now {
 
 /// When the certificate (DER) of an agent is renewed.
 pub(crate) fn of(certificate: &[u8]) -> Renewal {
-    let drawn = f64::from(super::driver::random() as u32) / f64::from(u32::MAX);
+    let drawn = f64::from(random::number() as u32) / f64::from(u32::MAX);
     Renewal::of(certificate, drawn)
 }
 

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::kernel::packet;
-use crate::supervisor::links::EngineInput;
+use crate::supervisor::input::EngineInput;
 use mezcal_common::message::agent::Hello;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::system::account;

@@ -6,9 +6,10 @@ mod keeper;
 
 use crate::config::{AgentConfig, RunAs};
 use crate::supervisor::Carried;
-use crate::supervisor::driver::{self, AgentParts, Left};
+use crate::supervisor::driver::{self, Left};
 use crate::supervisor::generations::Generations;
 use crate::supervisor::links::{self, Engines};
+use crate::supervisor::parts::AgentParts;
 use crate::supervisor::users;
 use anyhow::Context;
 use certificate::Certificate;

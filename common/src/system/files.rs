@@ -7,7 +7,7 @@
 
 mod walk;
 
-use crate::system::account;
+use crate::system::{account, random};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
@@ -370,10 +370,8 @@ pub fn is_our_directory(path: &Path) -> Result<bool> {
 
 /// A name that nobody can predict.
 fn unused(stem: &str) -> String {
-    let mut random = [0; 8];
     // Without randomness the name is only predictable: if it is taken, no file is made.
-    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
-    format!("{stem}.{:016x}", u64::from_ne_bytes(random))
+    format!("{stem}.{:016x}", random::number())
 }
 
 /// Replaces the content of a file in one step: after an interruption it has the old content or the
