@@ -44,7 +44,67 @@ pub use chance::Chance;
 pub use mutants::Mutant;
 pub use plan::Plan;
 
-use world::World;
+use coordinator::Coordinator;
+use host::Host;
+use log::Log;
+use mezcal_common::model::ids::JobKey;
+use mezcal_common::model::outcome::JobResult;
+use mezcal_coordinator::scheduler::Record;
+use mutants::Mutants;
+use network::Connection;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::time::Duration;
+use steps::Step;
+
+/// The state of a run.
+struct World {
+    plan: Plan,
+    mutants: Mutants,
+    now: Duration,
+    chance: Chance,
+    steps: BinaryHeap<Reverse<(Duration, u64)>>,
+    todo: BTreeMap<u64, Step>,
+    next: u64,
+    /// The serving coordinator: after a restore, the one with the copy.
+    serving: Coordinator,
+    /// The original of a served copy, if it is still alive.
+    original: Option<Coordinator>,
+    /// The original acts now: `serving` and `original` have changed places.
+    of_original: bool,
+    /// A copy of the store that is not served yet; and whether a copy is served.
+    copy: Option<Vec<Record>>,
+    copied: bool,
+    spec: bytes::Bytes,
+    hosts: Vec<Host>,
+    connections: BTreeMap<u64, Connection>,
+    /// The present attempt of each job, and the session that it was placed in.
+    placed: BTreeMap<JobKey, (u32, u64)>,
+    /// Attempts that ended by themselves.
+    ended: BTreeSet<(JobKey, u32)>,
+    /// Attempts that their engines have to keep: host, slot and life of the engine.
+    kept: BTreeMap<(JobKey, u32), (usize, usize, u64)>,
+    /// When each host last renewed its leases.
+    heard: Vec<Duration>,
+    results: BTreeMap<u32, JobResult>,
+    slots_by_job: BTreeMap<u32, u16>,
+    /// The hosts of jobs that may run on one host only.
+    required: BTreeMap<u32, usize>,
+    /// Jobs reported as over for good: no process of theirs may be alive any more.
+    proven: BTreeSet<u32>,
+    /// Jobs that exit with 1.
+    failing: BTreeSet<u32>,
+    client_is_gone: bool,
+    /// Whether the scheduler has decided that no more jobs of the batch start; and the first
+    /// placement after that, if any.
+    given_up: bool,
+    placed_in_vain: Option<String>,
+    /// The longest run of a job in a crowd.
+    longest: Duration,
+    /// The latest time for the start of the wide job.
+    wide_until: Option<Duration>,
+    log: Log,
+}
 
 /// The log of a run and its end.
 pub struct Played {

@@ -1,9 +1,9 @@
 //! The jobs of a run, and the ways in which their batch may be given up.
 
+use super::World;
 use super::chance::Chance;
 use super::plan::{BATCH, CALM, END, GIVEN_UP, Plan, USER};
 use super::steps::Step;
-use super::world::World;
 use mezcal_common::message::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};
 use mezcal_common::model::ids::JobNumber;
 use mezcal_common::model::job::{BatchContext, Stop};

@@ -1,9 +1,9 @@
 //! A coordinator with its store: the driver of a real scheduler.
 
+use super::World;
 use super::mutants::Mutants;
 use super::plan::{BATCH, CLIENT_LEASE, LEASES, LOCALITY_WAIT};
 use super::steps::Step;
-use super::world::World;
 use mezcal_common::message::agent::{NumberedReport, Report, ToAgent, ToCoordinator};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::ids::{AttemptId, Epoch, Generation, JobNumber, SessionId, StoreId};

@@ -1,8 +1,8 @@
 //! A store that is copied and served again, while its original is dead or alive.
 
+use super::World;
 use super::coordinator::{Coordinator, scheduler_of};
 use super::plan::LEASE;
-use super::world::World;
 use mezcal_common::model::ids::JobKey;
 use mezcal_coordinator::scheduler::Record;
 use std::collections::BTreeSet;

@@ -1,10 +1,10 @@
 //! Faults: one at a time, drawn by its weight.
 
+use super::World;
 use super::chance::Chance;
 use super::plan::SLOW_DEATH;
 use super::slot::Slot;
 use super::steps::Step;
-use super::world::World;
 use mezcal_agent::engine;
 
 /// A fault of a host or the coordinator.

@@ -1,11 +1,11 @@
 //! A host with its clock and its agent: the driver of a real supervisor.
 
+use super::World;
 use super::chance::Chance;
 use super::plan::{LEASE, Plan, WORD};
 use super::slot::Slot;
 use super::steps::Step;
 use super::upgrades::{NEW, OLD};
-use super::world::World;
 use mezcal_agent::supervisor;
 use mezcal_agent::supervisor::Supervisor;
 use mezcal_agent::supervisor::generations::Met;

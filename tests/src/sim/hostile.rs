@@ -1,9 +1,9 @@
 //! Keepers and engines of a user without jobs, and their messages about others' attempts.
 
+use super::World;
 use super::chance::Chance;
 use super::plan::{CALM, HOSTILE, WORD};
 use super::steps::Step;
-use super::world::World;
 use mezcal_agent::supervisor;
 use mezcal_common::message::engine::FromEngine;
 use mezcal_common::model::clock::WallTime;

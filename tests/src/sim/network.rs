@@ -1,9 +1,9 @@
 //! Connections between agents and coordinators, with the messages on them, and the ways in which
 //! they break at their two ends.
 
+use super::World;
 use super::plan::{LOOK, USER};
 use super::steps::Step;
-use super::world::World;
 use mezcal_agent::supervisor;
 use mezcal_agent::supervisor::generations::Meeting;
 use mezcal_common::message::agent::{Hello, NumberedReport, ToAgent, ToCoordinator, VERSIONS};

@@ -3,9 +3,9 @@
 //! [`World::check`] checks those that the state of a run shows, after every step. The others are
 //! checked at their event: a result, or the placement of a job.
 
+use super::World;
 use super::host::Host;
 use super::plan::{LOCALITY_WAIT, SLACK};
-use super::world::World;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, JobKey};
 use mezcal_common::model::outcome::{Ended, JobResult};

@@ -1,8 +1,8 @@
 //! An engine and the process that it runs: the driver of a real engine.
 
+use super::World;
 use super::plan::SLOW_DEATH;
 use super::steps::Step;
-use super::world::World;
 use mezcal_agent::engine::{Engine, Exit, Swept};
 use mezcal_agent::{engine, supervisor};
 use mezcal_common::message::engine::{FromEngine, ToEngine};

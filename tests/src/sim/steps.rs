@@ -1,7 +1,7 @@
 //! All steps of a run, and the effect of each.
 
+use super::World;
 use super::plan::BATCH;
-use super::world::World;
 use mezcal_agent::engine;
 use mezcal_common::model::ids::AttemptId;
 use mezcal_coordinator::scheduler;

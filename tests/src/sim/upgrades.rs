@@ -1,11 +1,11 @@
 //! Hosts with newer agents than engines, and the replacement of those engines: the agent asks for
 //! it, their keeper ends, and the next keeper starts new ones.
 
+use super::World;
 use super::chance::Chance;
 use super::plan::{PROGRAMS, USER};
 use super::slot::Slot;
 use super::steps::Step;
-use super::world::World;
 use mezcal_agent::supervisor;
 
 /// The version of engines before an upgrade, and the version of everything else.

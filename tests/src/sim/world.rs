@@ -1,72 +1,21 @@
-//! The state of a run, its clock, and the loop that takes one step after another.
+//! The begin of a run, its clock, and the loop that takes one step after another.
 
+use super::World;
 use super::chance::Chance;
 use super::coordinator::{Coordinator, scheduler_of};
 use super::host::Host;
 use super::log::Log;
 use super::mutants::Mutants;
-use super::network::Connection;
 use super::plan::{CALM, END, END_OF_CROWD, LEASE, LOOK, Plan, RESTORES};
 use super::steps::Step;
 use mezcal_agent::supervisor::Supervisor;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{Generation, JobKey, JobNumber};
 use mezcal_common::model::job::{Command, JobSpec};
-use mezcal_common::model::outcome::JobResult;
 use mezcal_common::wire::codec;
-use mezcal_coordinator::scheduler::Record;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
-
-/// The state of a run.
-pub(super) struct World {
-    pub(super) plan: Plan,
-    pub(super) mutants: Mutants,
-    pub(super) now: Duration,
-    pub(super) chance: Chance,
-    pub(super) steps: BinaryHeap<Reverse<(Duration, u64)>>,
-    pub(super) todo: BTreeMap<u64, Step>,
-    pub(super) next: u64,
-    /// The serving coordinator: after a restore, the one with the copy.
-    pub(super) serving: Coordinator,
-    /// The original of a served copy, if it is still alive.
-    pub(super) original: Option<Coordinator>,
-    /// The original acts now: `serving` and `original` have changed places.
-    pub(super) of_original: bool,
-    /// A copy of the store that is not served yet; and whether a copy is served.
-    pub(super) copy: Option<Vec<Record>>,
-    pub(super) copied: bool,
-    pub(super) spec: bytes::Bytes,
-    pub(super) hosts: Vec<Host>,
-    pub(super) connections: BTreeMap<u64, Connection>,
-    /// The present attempt of each job, and the session that it was placed in.
-    pub(super) placed: BTreeMap<JobKey, (u32, u64)>,
-    /// Attempts that ended by themselves.
-    pub(super) ended: BTreeSet<(JobKey, u32)>,
-    /// Attempts that their engines have to keep: host, slot and life of the engine.
-    pub(super) kept: BTreeMap<(JobKey, u32), (usize, usize, u64)>,
-    /// When each host last renewed its leases.
-    pub(super) heard: Vec<Duration>,
-    pub(super) results: BTreeMap<u32, JobResult>,
-    pub(super) slots_by_job: BTreeMap<u32, u16>,
-    /// The hosts of jobs that may run on one host only.
-    pub(super) required: BTreeMap<u32, usize>,
-    /// Jobs reported as over for good: no process of theirs may be alive any more.
-    pub(super) proven: BTreeSet<u32>,
-    /// Jobs that exit with 1.
-    pub(super) failing: BTreeSet<u32>,
-    pub(super) client_is_gone: bool,
-    /// Whether the scheduler has decided that no more jobs of the batch start; and the first
-    /// placement after that, if any.
-    pub(super) given_up: bool,
-    pub(super) placed_in_vain: Option<String>,
-    /// The longest run of a job in a crowd.
-    pub(super) longest: Duration,
-    /// The latest time for the start of the wide job.
-    pub(super) wide_until: Option<Duration>,
-    pub(super) log: Log,
-}
 
 impl World {
     pub(super) fn new(plan: Plan) -> Self {
