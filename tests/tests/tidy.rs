@@ -1,57 +1,11 @@
 //! Rules about the source itself: one owner for each outside dependency, dependencies between the
-//! wings of the coordinator, verbs that stand alone, pure cores, and sizes.
+//! wings of the coordinator, verbs that stand alone, no circles, pure cores, and sizes.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use syn::visit::{self, Visit};
+#[path = "tidy/source.rs"]
+mod source;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Rust sources below a folder, with their text. Files of unit tests are left out.
-fn sources(folder: &str) -> Vec<(String, String)> {
-    fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(dir).expect("readable").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                walk(&path, out);
-            } else if path.extension().is_some_and(|e| e == "rs")
-                && path.file_name().is_some_and(|n| n != "tests.rs")
-            {
-                out.push(path);
-            }
-        }
-    }
-    let mut paths = Vec::new();
-    walk(&root().join(folder), &mut paths);
-    let name = |p: &Path| {
-        p.strip_prefix(root())
-            .expect("below the root")
-            .display()
-            .to_string()
-    };
-    paths
-        .iter()
-        .map(|p| (name(p), std::fs::read_to_string(p).expect("readable")))
-        .collect()
-}
-
-fn all() -> Vec<(String, String)> {
-    ["common/src", "certs/src", "agent/src", "coordinator/src"]
-        .iter()
-        .flat_map(|f| sources(f))
-        .collect()
-}
-
-/// Code without comments and without the unit tests at its end.
-fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
-    text.lines()
-        .filter(|l| !l.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n")
-}
+use source::{Source, all, root, sources, with_tests};
+use std::collections::{BTreeMap, BTreeSet};
 
 #[test]
 fn each_outside_dependency_has_one_owner() {
@@ -68,7 +22,7 @@ fn each_outside_dependency_has_one_owner() {
         ("indicatif", "coordinator/src/report/progress.rs"),
         ("mezcal_agent", "coordinator/src/client/embedded.rs"),
     ];
-    for (name, text) in all() {
+    for Source { name, code, .. } in all() {
         if name.ends_with("src/main.rs") {
             continue;
         }
@@ -77,7 +31,7 @@ fn each_outside_dependency_has_one_owner() {
             if (name.as_str(), dependency) == ("coordinator/src/bin/mezcal.rs", "mezcal_agent") {
                 continue;
             }
-            let named = code(&text).contains(&format!("{dependency}::"));
+            let named = code.contains(&format!("{dependency}::"));
             assert!(
                 !named || name.starts_with(owner),
                 "{name} names {dependency}, which belongs to {owner}"
@@ -95,17 +49,12 @@ fn named_below<'a>(code: &'a str, start: &'a str) -> impl Iterator<Item = &'a st
     })
 }
 
-/// Whether a file has only tests.
-fn is_of_tests(name: &str) -> bool {
-    name.contains("/tests/")
-}
-
 #[test]
 fn no_verb_knows_another_one() {
-    for (name, text) in sources("coordinator/src/verb") {
-        let (below, code) = (&name["coordinator/src/verb/".len()..], code(&text));
+    for Source { name, code, .. } in sources("coordinator/src/verb") {
+        let below = &name["coordinator/src/verb/".len()..];
         let own = below.split(['/', '.']).next();
-        for other in named_below(&code, "crate::verb::") {
+        for other in named_below(code, "crate::verb::") {
             assert!(
                 own == Some(other),
                 "{name} names the verb {other:?}: what two verbs need lies in client, report or jobs"
@@ -152,8 +101,8 @@ const DOORS: [(&str, &[&str]); 8] = [
 #[test]
 fn the_wings_of_the_coordinator_name_only_those_below_them() {
     let mut used = BTreeSet::new();
-    let files = sources("coordinator/src").into_iter();
-    for (name, text) in files.filter(|(name, _)| !is_of_tests(name)) {
+    let files = sources("coordinator/src").filter(|source| !source.is_of_tests());
+    for Source { name, code, .. } in files {
         let file = &name["coordinator/src/".len()..];
         // Programs, and the list of wings.
         if ["main.rs", "lib.rs", "early.rs", "bin/mezcal.rs"].contains(&file) {
@@ -165,7 +114,7 @@ fn the_wings_of_the_coordinator_name_only_those_below_them() {
             .find(|(known, _)| *known == wing)
             .unwrap_or_else(|| panic!("{name} is in no wing"));
         let doors = DOORS.iter().find(|(door, _)| *door == file);
-        for other in named_below(&code(&text), "crate::").filter(|other| *other != wing) {
+        for other in named_below(code, "crate::").filter(|other| *other != wing) {
             let by_door = doors.is_some_and(|(_, more)| more.contains(&other));
             used.extend(by_door.then(|| (file.to_owned(), other.to_owned())));
             assert!(
@@ -182,6 +131,85 @@ fn the_wings_of_the_coordinator_name_only_those_below_them() {
                 "{file} does not name {other} any more"
             );
         }
+    }
+}
+
+/// Circles of files of one folder that may be: the folder, the files, and why. A file stands for
+/// the folder beside it, too.
+const CIRCLES: &[(&str, &[&str], &str)] = &[];
+
+/// For each folder below a crate's `src` the files in it, each with the files of the same folder
+/// that it names. The file above a folder (`x.rs` of `x/`) is not in it: parts name what they are
+/// parts of.
+fn named_within_folders() -> BTreeMap<String, BTreeMap<&'static str, BTreeSet<&'static str>>> {
+    let modules: BTreeSet<Vec<&str>> = with_tests().filter_map(Source::module).collect();
+    let mut folders: BTreeMap<String, BTreeMap<_, BTreeSet<_>>> = BTreeMap::new();
+    for source in with_tests().filter(|source| !source.is_of_tests()) {
+        let from = source.module().unwrap_or_default();
+        for to in source.names() {
+            let pairs = from.iter().zip(&to);
+            let same = pairs.take_while(|(from, to)| from == to).count();
+            // The wings of a crate have rules of their own.
+            if same < 2 || same == from.len() || to.len() == same || !modules.contains(&to[..=same])
+            {
+                continue;
+            }
+            let folder = format!("{}/src/{}", from[0], from[1..same].join("/"));
+            let named = folders.entry(folder).or_default();
+            named.entry(from[same]).or_default().insert(to[same]);
+        }
+    }
+    folders
+}
+
+/// The largest groups of files that all lead to each other.
+fn circles(named: &BTreeMap<&'static str, BTreeSet<&'static str>>) -> BTreeSet<Vec<&'static str>> {
+    let reached_from = |file: &str| {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<&str> = named.get(file).into_iter().flatten().copied().collect();
+        while let Some(file) = next.pop() {
+            if reached.insert(file) {
+                next.extend(named.get(file).into_iter().flatten());
+            }
+        }
+        reached
+    };
+    let all: BTreeMap<&str, BTreeSet<&str>> = named
+        .keys()
+        .map(|file| (*file, reached_from(file)))
+        .collect();
+    all.iter()
+        .filter(|(file, reached)| reached.contains(*file))
+        .map(|(file, reached)| {
+            let back = |other: &&&str| all.get(**other).is_some_and(|there| there.contains(file));
+            reached.iter().filter(back).copied().collect()
+        })
+        .collect()
+}
+
+#[test]
+fn the_files_of_a_folder_do_not_name_each_other_in_a_circle() {
+    let mut found: BTreeSet<(&str, &[&str], &str)> = BTreeSet::new();
+    for (folder, named) in named_within_folders() {
+        for circle in circles(&named) {
+            let known = CIRCLES
+                .iter()
+                .find(|(of, files, _)| folder == *of && circle == *files);
+            let files: BTreeSet<&str> = circle.iter().copied().collect();
+            let who = circle.iter();
+            let who = who.map(|file| format!("{file} names {:?}", &named[file] & &files));
+            let who: Vec<String> = who.collect();
+            assert!(
+                known.is_some(),
+                "files of {folder} name each other in a circle: move the things that they share to a \
+                 file below them\n{}",
+                who.join("\n")
+            );
+            found.extend(known);
+        }
+    }
+    for circle in CIRCLES {
+        assert!(found.contains(circle), "{circle:?} is no circle any more");
     }
 }
 
@@ -234,9 +262,9 @@ fn is_core(name: &str) -> bool {
 
 #[test]
 fn cores_have_no_clock_no_lock_and_no_io() {
-    for driver in DRIVERS {
-        let file = root().join(format!("{driver}.rs"));
-        assert!(file.exists(), "{driver}.rs is not there");
+    for named in CORES.iter().chain(&DRIVERS) {
+        let file = root().join(format!("{named}.rs"));
+        assert!(file.exists(), "{named}.rs is not there");
     }
     let forbidden = [
         "::now()",
@@ -254,10 +282,10 @@ fn cores_have_no_clock_no_lock_and_no_io() {
         "getrandom",
         "println!",
     ];
-    for (name, text) in all().into_iter().filter(|(name, _)| is_core(name)) {
+    for Source { name, code, .. } in all().filter(|source| is_core(&source.name)) {
         for word in forbidden {
             assert!(
-                !code(&text).contains(word),
+                !code.contains(word),
                 "{name}, a pure core, contains {word:?}"
             );
         }
@@ -266,7 +294,7 @@ fn cores_have_no_clock_no_lock_and_no_io() {
 
 #[test]
 fn every_file_says_what_it_owns() {
-    for (name, text) in all() {
+    for Source { name, text, .. } in all() {
         assert!(
             text.starts_with("//!"),
             "{name} does not begin with its own description"
@@ -276,7 +304,7 @@ fn every_file_says_what_it_owns() {
 
 #[test]
 fn what_the_design_calls_something_else_is_not_used() {
-    for (name, text) in all() {
+    for Source { name, text, .. } in all() {
         for word in ["worker", "master", "Manager", "Helper"] {
             // The one phrase that administrators search for.
             let text = text.replace("persistent worker", "");
@@ -298,72 +326,34 @@ const FUNCTION: usize = 70;
 /// above a function.
 const REASON: &str = "Long: ";
 
-/// Functions of a file that are longer than allowed, each with its line.
-struct Long<'a> {
-    lines: Vec<&'a str>,
-    found: Vec<String>,
-}
-
-impl Long<'_> {
-    fn look_at(&mut self, signature: &syn::Signature, body: &syn::Block) {
-        let first = signature.fn_token.span.start().line;
-        let length = body.brace_token.span.close().end().line + 1 - first;
-        let above = self.lines[..first - 1].iter().rev();
-        let mut comments = above.take_while(|line| line.trim_start().starts_with(['/', '#']));
-        if length > FUNCTION && !comments.any(|line| line.contains(REASON)) {
-            let name = &signature.ident;
-            self.found
-                .push(format!("{name}, line {first}: {length} lines"));
-        }
-    }
-}
-
-impl<'ast> Visit<'ast> for Long<'_> {
-    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
-        if item.ident != "tests" {
-            visit::visit_item_mod(self, item);
-        }
-    }
-
-    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
-        self.look_at(&item.sig, &item.block);
-        visit::visit_item_fn(self, item);
-    }
-
-    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
-        self.look_at(&item.sig, &item.block);
-        visit::visit_impl_item_fn(self, item);
-    }
-}
-
 #[test]
 fn files_and_functions_are_short_or_say_why_not() {
     let mut found = Vec::new();
-    for (name, text) in all() {
-        // Scripts of tests may be of any length.
-        if name.contains("/tests/") {
-            continue;
-        }
+    // Scripts of tests may be of any length.
+    for source in all().filter(|source| !source.is_of_tests()) {
+        let Source { name, text, .. } = source;
         let code = text
             .split("#[cfg(test)]\nmod tests {")
             .next()
-            .unwrap_or(&text);
+            .unwrap_or(text);
         let length = code.lines().count();
-        let head = text.lines().take_while(|line| line.starts_with("//!"));
-        if length > FILE && !head.into_iter().any(|line| line.contains(REASON)) {
+        let mut head = text.lines().take_while(|line| line.starts_with("//!"));
+        if length > FILE && !head.any(|line| line.contains(REASON)) {
             found.push(format!("{name}: {length} lines"));
         }
-        let file = syn::parse_file(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let mut long = Long {
-            lines: text.lines().collect(),
-            found: Vec::new(),
-        };
-        long.visit_file(&file);
-        found.extend(
-            long.found
-                .iter()
-                .map(|function| format!("{name}: {function}")),
-        );
+        let lines: Vec<&str> = text.lines().collect();
+        for function in &source.facts.functions {
+            let above = lines[..function.line - 1].iter().rev();
+            let mut comments = above.take_while(|line| line.trim_start().starts_with(['/', '#']));
+            if function.lines > FUNCTION && !comments.any(|line| line.contains(REASON)) {
+                let source::Function {
+                    name: function,
+                    line,
+                    lines,
+                } = function;
+                found.push(format!("{name}: {function}, line {line}: {lines} lines"));
+            }
+        }
     }
     assert!(
         found.is_empty(),
@@ -373,112 +363,63 @@ fn files_and_functions_are_short_or_say_why_not() {
     );
 }
 
-/// Names of the enums of this repository.
-struct Enums(BTreeSet<String>);
-
-impl<'ast> Visit<'ast> for Enums {
-    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
-        self.0.insert(item.ident.to_string());
-    }
-}
-
-/// Matches on enums of this repository that have an arm for all other variants.
-struct Wildcards<'a> {
-    enums: &'a BTreeSet<String>,
-    found: Vec<usize>,
-}
-
-/// Whether a pattern names a variant of one of the enums.
-struct Names<'a> {
-    enums: &'a BTreeSet<String>,
-    found: bool,
-}
-
-impl<'ast> Visit<'ast> for Names<'_> {
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        let mut names = path.segments.iter().rev().skip(1);
-        let of = names.next().map(|segment| segment.ident.to_string());
-        self.found |= of.is_some_and(|name| self.enums.contains(&name));
-    }
-}
-
-impl<'ast> Visit<'ast> for Wildcards<'_> {
-    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
-        if item.ident != "tests" {
-            visit::visit_item_mod(self, item);
-        }
-    }
-
-    fn visit_expr_match(&mut self, item: &'ast syn::ExprMatch) {
-        // The patterns themselves, not those within tuples or other enums.
-        let own = |arm: &syn::Arm| {
-            let mut names = Names {
-                enums: self.enums,
-                found: false,
-            };
-            match &arm.pat {
-                syn::Pat::Or(_)
-                | syn::Pat::Path(_)
-                | syn::Pat::Struct(_)
-                | syn::Pat::TupleStruct(_) => outer(&arm.pat, &mut names),
-                _ => {}
-            }
-            names.found
-        };
-        let rest = item.arms.iter().find_map(|arm| match &arm.pat {
-            // With a condition it leaves the other variants to their own arms.
-            syn::Pat::Wild(rest) if arm.guard.is_none() => {
-                Some(rest.underscore_token.spans[0].start().line)
-            }
-            _ => None,
-        });
-        if let Some(rest) = rest
-            && item.arms.iter().any(own)
-        {
-            self.found.push(rest);
-        }
-        visit::visit_expr_match(self, item);
-    }
-}
-
-fn outer(pattern: &syn::Pat, names: &mut Names<'_>) {
-    match pattern {
-        syn::Pat::Or(all) => all.cases.iter().for_each(|case| outer(case, names)),
-        syn::Pat::Path(one) => names.visit_path(&one.path),
-        syn::Pat::Struct(one) => names.visit_path(&one.path),
-        syn::Pat::TupleStruct(one) => names.visit_path(&one.path),
-        _ => {}
-    }
+#[test]
+fn a_new_variant_is_seen_by_every_match_of_a_core() {
+    let enums: BTreeSet<&str> = all()
+        .flat_map(|source| &source.facts.enums)
+        .map(String::as_str)
+        .collect();
+    let is_ours = |name: &String| enums.contains(name.as_str());
+    let cores = all().filter(|source| is_core(&source.name) && !source.is_of_tests());
+    let found: Vec<String> = cores
+        .flat_map(|source| {
+            let open = source.facts.open_matches.iter();
+            open.filter(|open| open.enums.iter().any(is_ours))
+                .map(move |open| format!("{}:{}", source.name, open.line))
+        })
+        .collect();
+    assert!(
+        found.is_empty(),
+        "an arm for all other variants (`_ =>`, `other =>`) beside variants of an enum of ours:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]
-fn a_new_variant_is_seen_by_every_match_of_a_core() {
-    let parsed: Vec<(String, syn::File)> = all()
-        .into_iter()
-        .map(|(name, text)| {
-            let file = syn::parse_file(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
-            (name, file)
-        })
-        .collect();
-    let mut enums = Enums(BTreeSet::new());
-    for (_, file) in &parsed {
-        enums.visit_file(file);
-    }
-    let mut found = Vec::new();
-    for (name, file) in parsed
-        .iter()
-        .filter(|(name, _)| is_core(name) && !is_of_tests(name))
-    {
-        let mut wildcards = Wildcards {
-            enums: &enums.0,
-            found: Vec::new(),
-        };
-        wildcards.visit_file(file);
-        found.extend(wildcards.found.iter().map(|line| format!("{name}:{line}")));
-    }
-    assert!(
-        found.is_empty(),
-        "`_ =>` beside variants of an enum of ours:\n{}",
-        found.join("\n")
+fn the_facts_of_a_file_are_those_that_the_rules_ask_for() {
+    let text = r#"
+use super::{hosts::Host, names::{self, Name as N}};
+use crate::store::*;
+impl Kind {
+    fn a(&self) { match self { Self::A | Self::B => {} other => drop(other) } }
+    fn b(x: Other) { match x { Other::A => {} LIMIT => {} } }
+    fn c(x: Option<Kind>) { match x { Some(Kind::A) => {} _ => {} } }
+    fn d(x: Kind) { match x { k @ (Kind::A | Kind::B) => {} _ if true => {} _ => {} } }
+    fn e() { tell!("{}", crate::client::names::of(super::super::exit::code())) }
+}
+"#;
+    let source = Source::of("coordinator/src/scheduler/part.rs".into(), text.into());
+    let open = source.facts.open_matches.iter();
+    let open: Vec<_> = open.map(|open| (open.line, open.enums.join(" "))).collect();
+    assert_eq!(
+        open,
+        [
+            (5, "Kind Kind".to_owned()),
+            (7, String::new()),
+            (8, "Kind Kind".to_owned())
+        ]
+    );
+    let named: Vec<String> = source.names().iter().map(|path| path.join("/")).collect();
+    assert_eq!(
+        named,
+        [
+            "coordinator/client/names/of",
+            "coordinator/exit/code",
+            "coordinator/scheduler",
+            "coordinator/scheduler/hosts/Host",
+            "coordinator/scheduler/names",
+            "coordinator/scheduler/names/Name",
+            "coordinator/store"
+        ]
     );
 }
