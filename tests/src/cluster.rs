@@ -595,6 +595,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- processes\n{}", crate::states_below(self.dir.path()));
+        }
         for child in self
             .agents
             .iter_mut()

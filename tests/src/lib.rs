@@ -107,3 +107,35 @@ pub fn pids() -> impl Iterator<Item = i32> {
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
+
+/// What the kernel says of the processes that work below a directory or name it: for a test that
+/// has failed because one of them did not do what it should.
+pub fn states_below(dir: &std::path::Path) -> String {
+    let named = alive_with(&dir.display().to_string());
+    let below = |pid: &i32| {
+        let there = std::fs::read_link(format!("/proc/{pid}/cwd"));
+        there.is_ok_and(|there| there.starts_with(dir))
+    };
+    let mut text = String::new();
+    for pid in pids().filter(|pid| named.contains(pid) || below(pid)) {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let line = read("cmdline").unwrap_or_default().replace('\0', " ");
+        text += &format!("{pid}: {line}\n");
+        let status = read("status").unwrap_or_default();
+        let wanted = [
+            "State:", "SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:",
+        ];
+        for line in status.lines() {
+            if wanted.iter().any(|key| line.starts_with(key)) {
+                text += &format!("  {line}\n");
+            }
+        }
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            let read = |name| std::fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+            let (name, place) = (read("comm"), read("wchan"));
+            text += &format!("  thread {} waits in {place}\n", name.trim());
+        }
+    }
+    text
+}

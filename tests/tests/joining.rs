@@ -235,6 +235,10 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let states = mezcal_tests::states_below(self.dir.path());
+            eprintln!("--- processes\n{states}");
+        }
         for child in self.agents.iter_mut().chain(&mut self.coordinator) {
             mezcal_tests::signal(child.id() as i32, libc::SIGTERM);
             let _ = child.wait();
