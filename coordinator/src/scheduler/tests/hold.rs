@@ -180,6 +180,11 @@ fn an_agent_hears_of_a_generation_before_anything_else_if_it_knows_what_that_is(
         !greet(2, (1, 1)).contains("restored on"),
         "those of the first version do not"
     );
+    let generation = restored_once();
+    assert!(
+        Effect::ToAgent(SessionId(1), ToAgent::Generation { generation }).overtakes_the_store(),
+        "else a welcome that waits for nothing would come before it"
+    );
     // An agent is not told that a store is an original either.
     let mut s = script();
     let said = s.event(Event::AgentHello {
