@@ -20,6 +20,22 @@ const BOOT: Duration = Duration::from_secs(60);
 /// lends an account (`fs.inotify.max_user_instances`), and process 1 does not start without.
 const AT_ONCE: usize = 12;
 
+/// The things that machines take from the account that runs them all, each with what a machine says
+/// on its console when it does not get them.
+const SHORTAGES: [(&str, &str); 2] = [
+    // inotify_init(2) gives EMFILE: systemd says "Failed to create control group inotify object: Too
+    // many open files", and ends.
+    ("inotify instances", "Too many open files"),
+    // clone(2) gives EAGAIN.
+    ("processes", "Resource temporarily unavailable"),
+];
+
+/// What this host was short of, if a machine says on its console that this is why it has ended.
+fn shortage(console: &str) -> Option<&'static str> {
+    let said = |(_, text): &&(&str, &str)| console.contains(text);
+    SHORTAGES.iter().find(said).map(|(short, _)| *short)
+}
+
 /// Machines that run now.
 static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
@@ -277,7 +293,7 @@ impl Machine {
     }
 
     /// Boots it. A boot that fails because machines of other programs have taken what this host
-    /// lends is tried again.
+    /// lends is tried again; any other fails at once.
     fn start(&mut self, lab: &Lab) {
         self.launch(lab);
         let deadline = Instant::now() + BOOT;
@@ -290,12 +306,12 @@ impl Machine {
             );
             std::thread::sleep(Duration::from_millis(50));
             let nspawn = self.nspawn.as_mut().expect("it was started");
-            if nspawn.try_wait().expect("our child").is_some() {
-                eprintln!(
-                    "{} boots again:\n{}",
-                    host_name(self.host),
-                    self.what_boots()
-                );
+            if let Some(status) = nspawn.try_wait().expect("our child") {
+                let (name, console) = (host_name(self.host), self.console());
+                let Some(short) = shortage(&console) else {
+                    panic!("{name} does not boot ({status}):\n{console}");
+                };
+                eprintln!("{name} boots again: this machine is short of {short}:\n{console}");
                 std::thread::sleep(Duration::from_secs(1));
                 self.launch(lab);
             }
@@ -312,10 +328,15 @@ impl Machine {
         })
     }
 
+    /// All that it has said at its present boot.
+    fn console(&self) -> String {
+        let console = std::fs::read(self.dir.join("console.log")).unwrap_or_default();
+        String::from_utf8_lossy(&console).into_owned()
+    }
+
     /// The progress of its boot, for the message of a failing test.
     fn what_boots(&self) -> String {
-        let console = std::fs::read(self.dir.join("console.log")).unwrap_or_default();
-        let mut said = format!("--- console\n{}\n", String::from_utf8_lossy(&console));
+        let mut said = format!("--- console\n{}\n", self.console());
         for asked in [
             &["systemctl", "is-system-running"][..],
             &["systemctl", "list-jobs", "--no-pager"],
@@ -344,7 +365,11 @@ impl Machine {
 
     /// A command that runs in it.
     pub fn command(&self, args: &[&str]) -> Command {
-        let leader = self.leader().expect("it runs");
+        Self::command_below(self.leader().expect("it runs"), args)
+    }
+
+    /// A command that runs in the machine of this process 1.
+    fn command_below(leader: i32, args: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["-t", &leader.to_string(), "-a", "--"])
@@ -360,8 +385,7 @@ impl Machine {
     }
 
     fn try_exec(&self, args: &[&str]) -> Option<Output> {
-        self.leader()?;
-        self.command(args).output().ok()
+        Self::command_below(self.leader()?, args).output().ok()
     }
 
     /// Runs a command in it.
@@ -456,5 +480,24 @@ impl Drop for Machine {
             .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
             .stderr(Stdio::null())
             .status();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_machine_that_says_what_it_lacks_boots_again() {
+        let lacks = "systemd 252 running in system mode\n\
+                     Failed to create control group inotify object: Too many open files\n\
+                     Failed to allocate manager object: Too many open files\n\
+                     [!!!!!!] Failed to allocate manager object.\nExiting PID 1...\n";
+        assert_eq!(shortage(lacks), Some("inotify instances"));
+        assert_eq!(
+            shortage("execv(/usr/lib/systemd/systemd) failed: No such file or directory\n"),
+            None
+        );
+        assert_eq!(shortage(""), None);
     }
 }
