@@ -1,11 +1,13 @@
 //! Rules about the source itself: one owner for each outside dependency, dependencies between the
-//! wings of the coordinator, verbs that stand alone, no circles, pure cores, and sizes.
+//! wings of the coordinator, verbs that stand alone, no circles, pure cores, a map that is true, and
+//! sizes.
 
 #[path = "tidy/source.rs"]
 mod source;
 
 use source::{Source, all, root, sources, with_tests};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 #[test]
 fn each_outside_dependency_has_one_owner() {
@@ -289,6 +291,102 @@ fn cores_have_no_clock_no_lock_and_no_io() {
                 "{name}, a pure core, contains {word:?}"
             );
         }
+    }
+}
+
+/// The rows of the codemap in ARCHITECTURE.md: the paths of each, below the root, and its text.
+fn codemap() -> Vec<(Vec<String>, String)> {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("readable");
+    let mut below = String::new();
+    let mut rows = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.splitn(3, " | ").collect();
+        let [place, says, ..] = cells[..] else {
+            continue;
+        };
+        if let Some(folder) = place.strip_prefix("| **") {
+            let folder = folder.trim_end_matches("**");
+            let is_folder = root().join(folder).is_dir();
+            below = if is_folder {
+                format!("{folder}/")
+            } else {
+                String::new()
+            };
+        } else if place.starts_with("| `") {
+            let paths = in_backticks(place).flat_map(alternatives);
+            rows.push((
+                paths.map(|path| below.clone() + &path).collect(),
+                says.into(),
+            ));
+        }
+    }
+    rows
+}
+
+fn in_backticks(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The paths that one with a group in braces stands for.
+fn alternatives(path: &str) -> Vec<String> {
+    let group = path.split_once('{').and_then(|(before, rest)| {
+        let (group, after) = rest.split_once('}')?;
+        Some((before, group, after))
+    });
+    match group {
+        None => vec![path.to_owned()],
+        Some((before, group, after)) => group
+            .split(',')
+            .map(|one| format!("{before}{one}{after}"))
+            .collect(),
+    }
+}
+
+#[test]
+fn the_codemap_names_every_file_and_no_others() {
+    let rows = codemap();
+    for (paths, says) in &rows {
+        for path in paths {
+            assert!(root().join(path).exists(), "ARCHITECTURE.md: no {path}");
+        }
+        for file in in_backticks(says).filter(|name| name.ends_with(".rs")) {
+            let beside = |path: &String| {
+                let folder = path.trim_end_matches(".rs").trim_end_matches('/');
+                let folder = Path::new(folder);
+                let within =
+                    with_tests().filter(|source| Path::new(&source.name).starts_with(folder));
+                let mut within = within.map(|source| Path::new(&source.name));
+                within.any(|name| name.ends_with(file))
+                    || folder
+                        .parent()
+                        .is_some_and(|above| root().join(above).join(file).exists())
+            };
+            assert!(
+                paths.iter().any(beside),
+                "ARCHITECTURE.md: no {file} in {paths:?}"
+            );
+        }
+    }
+    let places: Vec<&str> = rows
+        .iter()
+        .flat_map(|(paths, _)| paths)
+        .map(String::as_str)
+        .collect();
+    let is_there = |name: &str| {
+        places.iter().any(|place| match place.strip_suffix('/') {
+            // With the file above the folder.
+            Some(folder) => name.starts_with(place) || name.strip_suffix(".rs") == Some(folder),
+            None => name == *place,
+        })
+    };
+    // Roots of crates name their wings.
+    let is_root = |name: &str| name.ends_with("src/lib.rs") || name.ends_with("src/main.rs");
+    for source in all().filter(|source| !source.is_of_tests() && !is_root(&source.name)) {
+        assert!(
+            is_there(&source.name),
+            "ARCHITECTURE.md: {} has no row",
+            source.name
+        );
     }
 }
 

@@ -41,7 +41,8 @@ pub enum Left {
     /// The keeper of engines of an earlier version has ended, as it was asked to when nothing ran
     /// there.
     KeeperReplaced,
-    /// Other users' jobs run here from now on.
+    /// The next agent begins with something else, such as another certificate: `changed` of [`run`]
+    /// has completed.
     Changed,
     /// The agent's certificate has expired while the coordinator was out of reach.
     Expired,
