@@ -1,11 +1,10 @@
 //! Agents with engines that answer at once: the real driver and the real wire, without jobs behind
 //! them.
 
-use mezcal_agent::supervisor::Carried;
-use mezcal_agent::supervisor::driver;
 use mezcal_agent::supervisor::input::EngineInput;
 use mezcal_agent::supervisor::links::Engines;
 use mezcal_agent::supervisor::parts::AgentParts;
+use mezcal_agent::supervisor::{Carried, driver};
 use mezcal_certs::renewal::Renewal;
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::message::engine::{FromEngine, ToEngine};

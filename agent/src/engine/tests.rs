@@ -5,11 +5,8 @@ mod starting;
 
 use super::*;
 use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::ids::EngineId;
-use mezcal_common::model::ids::{BatchId, BatchSerial, Epoch, JobKey, JobNumber};
-use mezcal_common::model::job::BatchContext;
-use mezcal_common::model::job::Command;
-use mezcal_common::model::job::{JobSpec, Leftover};
+use mezcal_common::model::ids::{BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber};
+use mezcal_common::model::job::{BatchContext, Command, JobSpec, Leftover};
 use mezcal_common::model::outcome::{Span, WaitStatus};
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,7 @@ use super::slot::RESTART_MAX;
 use super::sweeping::SWEEP_MAX;
 use super::*;
 use mezcal_common::message::engine::EngineToKeeper;
-use mezcal_common::model::ids::AttemptId;
-use mezcal_common::model::ids::{BatchSerial, Epoch, JobKey, JobNumber};
+use mezcal_common::model::ids::{AttemptId, BatchSerial, Epoch, JobKey, JobNumber};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -3,8 +3,7 @@
 
 use mezcal_common::model::ids::{AttemptId, JobNumber};
 use mezcal_common::model::job::{BatchContext, JobSpec};
-use mezcal_common::model::octets;
-use mezcal_common::model::token;
+use mezcal_common::model::{octets, token};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;

@@ -16,11 +16,10 @@ use mezcal_common::message::agent::{
 };
 use mezcal_common::message::engine::{FromEngine, ToEngine, ToKeeper};
 use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::ids::AttemptId;
-use mezcal_common::model::ids::{BatchId, Epoch, JobKey, JobNumber, StoreId};
-use mezcal_common::model::ids::{BatchSerial, EngineId, EngineIndex};
-use mezcal_common::model::job::BatchContext;
-use mezcal_common::model::job::Stop;
+use mezcal_common::model::ids::{
+    AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber, StoreId,
+};
+use mezcal_common::model::job::{BatchContext, Stop};
 use mezcal_common::model::outcome::{Ended, Outcome, Span, WaitStatus, Written};
 use std::time::Duration;
 

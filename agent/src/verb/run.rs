@@ -5,12 +5,11 @@ mod certificate;
 mod keeper;
 
 use crate::config::{AgentConfig, RunAs};
-use crate::supervisor::Carried;
 use crate::supervisor::driver::{self, Left};
 use crate::supervisor::generations::Generations;
 use crate::supervisor::links::{self, Engines};
 use crate::supervisor::parts::AgentParts;
-use crate::supervisor::users;
+use crate::supervisor::{Carried, users};
 use anyhow::Context;
 use certificate::Certificate;
 use keeper::{engines_dir, find_keeper, keeper_that_is_there, lock, lock_name};

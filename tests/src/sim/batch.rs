@@ -7,8 +7,7 @@ use super::steps::Step;
 use mezcal_common::message::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};
 use mezcal_common::model::ids::JobNumber;
 use mezcal_common::model::job::{BatchContext, Stop};
-use mezcal_coordinator::scheduler;
-use mezcal_coordinator::scheduler::{Wanted, WantedJob};
+use mezcal_coordinator::scheduler::{self, Wanted, WantedJob};
 use std::time::Duration;
 
 impl World {

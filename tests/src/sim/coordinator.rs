@@ -7,8 +7,7 @@ use super::steps::Step;
 use mezcal_common::message::agent::{NumberedReport, Report, ToAgent, ToCoordinator};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::ids::{AttemptId, Epoch, Generation, JobNumber, SessionId, StoreId};
-use mezcal_coordinator::scheduler;
-use mezcal_coordinator::scheduler::{Record, Scheduler};
+use mezcal_coordinator::scheduler::{self, Record, Scheduler};
 use std::collections::VecDeque;
 use std::time::Duration;
 

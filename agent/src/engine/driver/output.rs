@@ -2,9 +2,8 @@
 //! requests that follow it.
 
 use super::{CHUNK, Driver, TURN};
-use crate::engine::open;
 use crate::engine::order::{Order, OutputTo};
-use crate::engine::{Event, NotStarted, Swept};
+use crate::engine::{Event, NotStarted, Swept, open};
 use crate::kernel::paths::{self, OutputFile};
 use bytes::Bytes;
 use mezcal_common::message::agent::Stream;
