@@ -150,8 +150,6 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
     })
 }
 
-impl ServiceHandle {}
-
 fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }

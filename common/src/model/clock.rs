@@ -49,6 +49,11 @@ impl Sub<Duration> for BootInstant {
 pub struct WallTime(pub i64);
 
 impl WallTime {
+    /// From whole seconds since the Unix epoch, as certificates have them.
+    pub fn of_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_mul(1_000_000))
+    }
+
     /// Reads CLOCK_REALTIME through the C library, so that a clock interposed there (libfaketime)
     /// counts.
     pub fn now() -> Self {

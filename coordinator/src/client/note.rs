@@ -160,15 +160,12 @@ pub fn ask(profile: &ProfileArgs, batch: BatchId) -> Result<Option<BatchStatus>,
             batch: batch.to_string(),
             wish: Attachment::End,
         };
-        let _ = remote.port.requests.send(question).await;
-        while let Some(answer) = remote.port.answers.recv().await {
-            match answer {
-                ToClient::Attached { batch, .. } => return Ok(batch.ok().map(|status| *status)),
-                ToClient::Refused { reason } => return Err(Exit::unreachable(reason)),
-                _ => {}
-            }
-        }
-        Err(Exit::unreachable(remote.why_lost().await))
+        let status = remote.ask(question, |answer| match answer {
+            ToClient::Attached { batch, .. } => Some(Ok(batch.ok().map(|status| *status))),
+            ToClient::Refused { reason } => Some(Err(Exit::unreachable(reason))),
+            _ => None,
+        });
+        status.await?
     })
 }
 

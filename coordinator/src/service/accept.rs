@@ -80,10 +80,7 @@ impl ServiceHandle {
             sender,
             peer: peer.clone(),
         };
-        self.inputs
-            .send(input)
-            .await
-            .map_err(|_| "the service has ended")?;
+        self.tell(input).await?;
         let (inputs, streams) = (self.inputs.clone(), peer.clone());
         tokio::spawn(async move {
             while let Ok((header, stream)) = streams.accept_bulk::<LogHeader>().await {
@@ -107,17 +104,20 @@ impl ServiceHandle {
                 });
                 continue;
             }
-            self.inputs
-                .send(Input::Agent(session, message))
-                .await
-                .map_err(|_| "the service has ended")?;
+            self.tell(Input::Agent(session, message)).await?;
         }
         drop(answers);
         let reason = peer.closed().await;
-        self.inputs
-            .send(Input::AgentGone(session, reason))
-            .await
-            .map_err(|_| "the service has ended".into())
+        self.tell(Input::AgentGone(session, reason)).await
+    }
+
+    /// Hands an input to the service's loop.
+    ///
+    /// # Errors
+    /// The service has ended.
+    async fn tell(&self, input: Input) -> Result<(), String> {
+        let told = self.inputs.send(input).await;
+        told.map_err(|_| "the service has ended".into())
     }
 
     async fn serve_client(&self, peer: Peer) -> Result<(), String> {
@@ -150,10 +150,7 @@ impl ServiceHandle {
             load,
             version,
         };
-        self.inputs
-            .send(input)
-            .await
-            .map_err(|_| "the service has ended")?;
+        self.tell(input).await?;
         tracing::debug!(user = peer.identity().name, from = %peer.remote_addr(), "client connected");
         while let Some(message) = receiver.recv().await {
             // A client that has gone waits for nothing more.
@@ -167,17 +164,11 @@ impl ServiceHandle {
                 let _ = answers.send(ToClient::Renewed { request, cert }).await;
                 continue;
             }
-            self.inputs
-                .send(Input::Client(id, message, in_hand))
-                .await
-                .map_err(|_| "the service has ended")?;
+            self.tell(Input::Client(id, message, in_hand)).await?;
         }
         let reason = peer.closed().await;
         tracing::debug!(user = peer.identity().name, reason, "client disconnected");
-        self.inputs
-            .send(Input::ClientGone(id))
-            .await
-            .map_err(|_| "the service has ended".into())
+        self.tell(Input::ClientGone(id)).await
     }
 }
 

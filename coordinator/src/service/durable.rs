@@ -33,6 +33,14 @@ pub(super) struct Trouble {
     pub(super) lasts: bool,
 }
 
+/// Nothing can be written at present.
+struct Unwritable {
+    why: String,
+    since: BootInstant,
+    /// Clients that wait have been told.
+    told: bool,
+}
+
 /// The state that a service with a store has for it.
 pub(super) struct Durable {
     writer: Writer,
@@ -46,10 +54,7 @@ pub(super) struct Durable {
     held: VecDeque<(u64, Effect)>,
     /// Texts of jobs that have been placed and not been sent, and how often they were placed.
     specs: HashMap<JobKey, (Bytes, u32)>,
-    /// Why nothing can be written at present.
-    trouble: Option<String>,
-    /// Since when nothing can be written, and whether clients that wait have been told.
-    since: Option<(BootInstant, bool)>,
+    trouble: Option<Unwritable>,
     /// Batches of which the store has nothing yet, by the number of the record that opens them.
     opening: VecDeque<(u64, BatchId)>,
     /// Jobs that are not safe yet, by the number of their record, with the bytes of their texts;
@@ -73,7 +78,6 @@ impl Durable {
             held: VecDeque::new(),
             specs: HashMap::new(),
             trouble: None,
-            since: None,
             opening: VecDeque::new(),
             jobs: VecDeque::new(),
             unsafe_jobs: 0,
@@ -138,22 +142,25 @@ impl Durable {
 
     /// Why nothing can be written at present.
     pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.trouble.as_ref().map(|trouble| trouble.why.as_str())
     }
 
     /// The store could not write, again.
     pub(super) fn failed(&mut self, why: String, now: BootInstant) -> Trouble {
-        if self.trouble.as_ref() != Some(&why) {
+        if self.trouble() != Some(&why) {
             tracing::error!(
                 why,
                 "the store cannot be written; running jobs go on, and nothing new is accepted"
             );
         }
-        self.trouble = Some(why);
-        let (since, told) = self.since.get_or_insert((now, false));
-        let lasted = now.since(*since);
+        let before = self.trouble.take();
+        let (since, told) = before.map_or((now, false), |before| (before.since, before.told));
+        let lasted = now.since(since);
+        let is_said = lasted >= SAID_AFTER && !told;
+        let told = told || is_said;
+        self.trouble = Some(Unwritable { why, since, told });
         Trouble {
-            is_said: lasted >= SAID_AFTER && !std::mem::replace(told, true),
+            is_said,
             lasts: lasted >= PASSING,
         }
     }
@@ -180,8 +187,8 @@ impl Durable {
     /// Every record up to this one is safe, and these are the texts of jobs that it places. True if
     /// clients that wait have been told that nothing could be written.
     pub(super) fn committed(&mut self, through: u64, specs: Vec<(JobKey, Bytes)>) -> bool {
-        let told = self.since.take().is_some_and(|(_, told)| told);
-        if self.trouble.take().is_some() {
+        let trouble = self.trouble.take();
+        if trouble.is_some() {
             tracing::info!("the store can be written again");
         }
         for (key, text) in specs {
@@ -206,7 +213,7 @@ impl Durable {
         let is = self.is_behind();
         self.behind
             .send_if_modified(|was| std::mem::replace(was, is) != is);
-        told
+        trouble.is_some_and(|trouble| trouble.told)
     }
 
     /// The text of a job that is sent. A job that was placed again before it was sent once is sent

@@ -35,10 +35,6 @@ fn member(role: Role) -> Member {
     }
 }
 
-fn wall(seconds: i64) -> WallTime {
-    WallTime(seconds.saturating_mul(1_000_000))
-}
-
 impl Service {
     /// Forgets hosts that were taken away: each on its own, so that the others are forgotten even
     /// if one is still there.
@@ -86,7 +82,7 @@ impl Service {
             let standing = |host: &Standing| HostStanding {
                 name: host.name.clone(),
                 seen: host.seen,
-                revoked: revoked.get(&host.name).copied().map(wall),
+                revoked: revoked.get(&host.name).copied().map(WallTime::of_seconds),
                 engines: host.engines.clone(),
             };
             paged(hosts, standing, |hosts, more| ToClient::Standings {
@@ -164,8 +160,8 @@ fn token_status(row: &TokenRow) -> TokenStatus {
         id,
         member: member(role),
         name,
-        expires: wall(expires),
-        used: used.map(wall),
+        expires: WallTime::of_seconds(expires),
+        used: used.map(WallTime::of_seconds),
         replace,
     }
 }
@@ -182,7 +178,7 @@ fn certificate_status(row: &CertificateRow) -> CertificateStatus {
         serial,
         member: member(role),
         name,
-        expires: wall(expires),
-        revoked: revoked.map(wall),
+        expires: WallTime::of_seconds(expires),
+        revoked: revoked.map(WallTime::of_seconds),
     }
 }

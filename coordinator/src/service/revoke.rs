@@ -297,9 +297,7 @@ impl Revocation {
         match registry.revoke(role(asked.member), &row.name, stop) {
             Ok(revoked) => {
                 (row.certificates, row.tokens) = (revoked.certificates, revoked.tokens);
-                row.before = revoked
-                    .before
-                    .map(|seconds| WallTime(seconds.saturating_mul(1_000_000)));
+                row.before = revoked.before.map(WallTime::of_seconds);
                 tracing::warn!(
                     by = self.by,
                     name = row.name,

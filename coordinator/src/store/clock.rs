@@ -67,7 +67,7 @@ mod tests {
 
     fn moment(wall: i64, boot: u8, up: u64) -> Moment {
         Moment {
-            wall: WallTime(wall * 1_000_000),
+            wall: WallTime::of_seconds(wall),
             up: Some(([boot; 16], BootInstant(Duration::from_secs(up)))),
         }
     }

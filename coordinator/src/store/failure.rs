@@ -58,7 +58,7 @@ impl StoreError {
     pub fn passes(&self) -> bool {
         match self {
             StoreError::Database { source, .. } => passes(source),
-            StoreError::Full { .. } => true,
+            StoreError::Full { .. } | StoreError::Reader { .. } => true,
             _ => false,
         }
     }

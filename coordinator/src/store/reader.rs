@@ -430,8 +430,9 @@ mod tests {
         let refused = reader
             .apart()
             .with(|_| Ok(()))
-            .expect_err("nothing can be opened")
-            .to_string();
+            .expect_err("nothing can be opened");
+        assert!(refused.passes(), "files may be closed again");
+        let refused = refused.to_string();
         assert!(
             refused.contains("open files") && !refused.contains("backup"),
             "{refused}"

@@ -107,14 +107,13 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
     let refused = with_registry(&state, |registry| {
         registry.strangers().map_err(Refusal::Store)
     })?;
-    let wall = |seconds: i64| WallTime(seconds.saturating_mul(1_000_000));
     let Some(host) = host else {
         let rows = refused.iter().map(|(name, s)| {
             [
                 name.clone(),
                 s.serial.clone(),
-                time(wall(s.expires)),
-                time(wall(s.seen)),
+                time(WallTime::of_seconds(s.expires)),
+                time(WallTime::of_seconds(s.seen)),
             ]
         });
         return show_table(["HOST", "SERIAL", "UNTIL", "REFUSED"], rows);

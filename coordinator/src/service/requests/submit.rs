@@ -38,7 +38,7 @@ impl Service {
         host_sets: &[Vec<String>],
         jobs: &[Submission],
     ) -> Option<String> {
-        let in_memory = self.durable.is_some();
+        let stores = self.durable.is_some();
         let batch = self.batches.get_mut(batch)?;
         let size = batch.size_with(host_sets, jobs);
         if size.host_names > MAX_NAMED {
@@ -46,7 +46,7 @@ impl Service {
                 "the hosts that its jobs name are more than {MAX_NAMED}; split the batch, or name fewer for each job"
             ));
         }
-        let once = in_memory && !batch.is_stored();
+        let once = stores && !batch.is_stored();
         if once && (size.jobs > MAX_ONCE || size.texts > MAX_ONCE_BYTES) {
             return Some(format!(
                 "a batch that ends with its client may have {MAX_ONCE} jobs and {MAX_ONCE_BYTES} bytes of them; use `coordinator run`"
