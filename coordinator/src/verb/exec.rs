@@ -215,15 +215,15 @@ impl Exec {
             ..BatchTerms::new(context, args.host_timeout)
         };
         let _ = requests.send(ToService::Open { terms, have: 0 }).await;
+        let spec = codec::encode_body(&JobSpec::new(command))
+            .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
         for (i, host) in self.hosts.iter().enumerate() {
-            let spec = codec::encode_body(&JobSpec::new(command.clone()))
-                .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
             let job = JobNumber(i as u32 + 1);
             let hosts = Some(i as u32);
             let submission = Submission {
                 hosts,
                 priority: PRIORITY,
-                ..Submission::new(job, spec)
+                ..Submission::new(job, spec.clone())
             };
             let message = ToService::Submit {
                 batch: self.batch,

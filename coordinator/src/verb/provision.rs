@@ -86,7 +86,6 @@ struct Row {
 }
 
 struct Plan<'a> {
-    args: &'a ProfileArgs,
     all: &'a ProvisionArgs,
     archive: Vec<u8>,
     hash: String,
@@ -232,7 +231,6 @@ impl<'a> Plan<'a> {
         }
         let (program, members) = (program_in(&args.archive)?, Members::ask(&args.profile)?);
         Ok(Self {
-            args: &args.profile,
             all: args,
             hash: hex(&sha256(&archive)),
             archive,
@@ -274,11 +272,29 @@ impl<'a> Plan<'a> {
             failed: None,
             seconds: 0.0,
         };
-        if let Err(why) = self.steps(&mut row) {
+        let done = match self.all.home {
+            true => self.steps_at_home(&mut row),
+            false => self.steps_as_root(&mut row),
+        };
+        if let Err(why) = done {
             row.failed = Some(why);
         }
         row.seconds = begin.elapsed().as_secs_f64();
         row
+    }
+
+    /// Lets a host join that calls itself `name`, by its program `agent`.
+    fn join(&self, row: &mut Row, name: &str, sudo: &str, agent: &str) -> Result<(), String> {
+        let (known, token) = self.token(name)?;
+        row.name = known;
+        let slots = self
+            .all
+            .slots
+            .map_or(String::new(), |n| format!(" --slots {n}"));
+        let join = &self.join;
+        let script = format!("{agent} join {join} --token-file - --name {name}{slots}");
+        self.ssh(&row.host, sudo, &script, token.as_bytes())
+            .map(drop)
     }
 
     /// Runs a script on a host with `input` as its standard input, and returns its output.
@@ -332,7 +348,7 @@ impl<'a> Plan<'a> {
             ToClient::TokensCreated { tokens, .. } => Some(tokens),
             _ => None,
         };
-        let tokens = ask::once(self.args, request, pick).map_err(|e| e.message)??;
+        let tokens = ask::once(&self.all.profile, request, pick).map_err(|e| e.message)??;
         tokens
             .into_iter()
             .next()
@@ -344,7 +360,7 @@ impl<'a> Plan<'a> {
     fn wait(&self, mut rows: Vec<Row>) -> Result<usize, Exit> {
         let begin = Instant::now();
         loop {
-            let there = converse(self.args, ask::hosts)?;
+            let there = converse(&self.all.profile, ask::hosts)?;
             let ready: HashSet<&str> = there
                 .iter()
                 .filter(|h| h.ready)

@@ -28,10 +28,8 @@ struct Found {
 }
 
 impl Plan<'_> {
-    pub(super) fn steps(&self, row: &mut Row) -> Result<(), String> {
-        if self.all.home {
-            return self.steps_at_home(row);
-        }
+    /// The steps of a host on which the account may be root.
+    pub(super) fn steps_as_root(&self, row: &mut Row) -> Result<(), String> {
         let found = self.look(&row.host)?;
         row.name = self.members.name_of(&found.name);
         let joins = self
@@ -63,17 +61,7 @@ impl Plan<'_> {
         if let Some(did) = joins
             && self.step(row, did, "joining")
         {
-            let (name, token) = self.token(&found.name)?;
-            row.name = name;
-            let slots = self
-                .all
-                .slots
-                .map_or(String::new(), |n| format!(" --slots {n}"));
-            let script = format!(
-                "mezcal-agent join {} --token-file - --name {}{slots}",
-                self.join, found.name
-            );
-            self.ssh(&row.host, sudo, &script, token.as_bytes())?;
+            self.join(row, &found.name, sudo, "mezcal-agent")?;
         }
         if (!found.idle.is_empty() || !found.joined) && self.step(row, "started", "starting") {
             self.ssh(

@@ -45,15 +45,7 @@ impl Plan<'_> {
         if let Some(did) = joins
             && self.step(row, did, "joining")
         {
-            let (known, token) = self.token(&name)?;
-            row.name = known;
-            let slots = self
-                .all
-                .slots
-                .map_or(String::new(), |n| format!(" --slots {n}"));
-            let script =
-                format!("\"{dir}/mezcal-agent\" join {join} --token-file - --name {name}{slots}");
-            self.ssh(&row.host, "", &script, token.as_bytes())?;
+            self.join(row, &name, "", &format!("\"{dir}/mezcal-agent\""))?;
         }
         if !has("running=yes") && self.step(row, "started", "starting") {
             self.ssh(&row.host, "", &start(&dir), b"")?;
