@@ -57,11 +57,16 @@ pub(crate) struct Place {
 
 impl Place {
     /// Makes a place called `mezcal-NAME` and takes the seat. Processes that a dead keeper left
-    /// under the same name are killed.
+    /// under the same name are killed. `try_out` says of a leaf whether attempts can run there.
     ///
     /// # Errors
-    /// There is no version 2 hierarchy, no permission, a kernel without `cgroup.kill`.
-    pub(crate) fn claim(name: &str, seat: Seat) -> Result<Self> {
+    /// There is no version 2 hierarchy, no permission, a kernel without `cgroup.kill`; and those of
+    /// `try_out`.
+    pub(crate) fn claim(
+        name: &str,
+        seat: Seat,
+        try_out: impl FnOnce(&Leaf) -> Result<()>,
+    ) -> Result<Self> {
         let base = own_group()?;
         remove_empty(&base);
         let dir = base.join(format!("{PREFIX}{name}"));
@@ -78,7 +83,7 @@ impl Place {
             memory: false,
             enabled: false,
         };
-        match place.settle() {
+        match place.settle(try_out) {
             Ok(()) => Ok(place),
             Err(e) => {
                 place.give_up();
@@ -87,7 +92,7 @@ impl Place {
         }
     }
 
-    fn settle(&mut self) -> Result<()> {
+    fn settle(&mut self, try_out: impl FnOnce(&Leaf) -> Result<()>) -> Result<()> {
         if !self.dir.join("cgroup.kill").exists() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -119,7 +124,7 @@ impl Place {
         self.memory = has_memory(&file(&self.dir, "cgroup.controllers"))
             && write(&self.dir.join("cgroup.subtree_control"), "+memory").is_ok();
         let probe = self.leaves(u16::MAX).next()?;
-        let works = crate::engine::can_spawn_into(&probe);
+        let works = try_out(&probe);
         probe.remove();
         works
     }

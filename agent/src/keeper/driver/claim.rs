@@ -3,6 +3,7 @@
 
 use super::ending::LAST_PAUSE;
 use super::{ContainmentWish, KeeperArgs, PREDECESSOR};
+use crate::engine::can_spawn_into;
 use crate::kernel::cgroup::{self, Place, Seat};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::escape::chain;
@@ -30,7 +31,7 @@ pub(super) fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
     } else {
         Seat::Outside
     };
-    match Place::claim(&name, seat) {
+    match Place::claim(&name, seat, can_spawn_into) {
         Ok(place) => Ok(Some(place)),
         Err(e) if args.containment == ContainmentWish::Cgroup2 => Err(Error::new(
             e.kind(),
