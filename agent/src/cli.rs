@@ -152,7 +152,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
     if (e.downcast_ref::<Unwritten>()).is_some_and(Unwritten::has_no_reader) {
         return ExitCode::from(PIPE);
     }
-    for line in mezcal_common::system::limits::named_in(&format!("{e:#}")).lines() {
+    for line in mezcal_common::model::limits::named_in(&format!("{e:#}")).lines() {
         tell!(
             "agent: {}",
             mezcal_common::model::escape::for_terminal(line)

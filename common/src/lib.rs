@@ -44,6 +44,7 @@ macro_rules! tell {
     }};
 }
 
+pub mod doctor;
 pub mod message;
 pub mod model;
 pub mod system;

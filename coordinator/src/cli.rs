@@ -183,7 +183,7 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
     match verb.run(command) {
         Ok(status) => ExitCode::from(status),
         Err(Exit { status, message }) => {
-            for line in mezcal_common::system::limits::named_in(&message).lines() {
+            for line in mezcal_common::model::limits::named_in(&message).lines() {
                 // The message may quote texts from other hosts and users.
                 tell!(
                     "coordinator: {}",

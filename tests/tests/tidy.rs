@@ -140,7 +140,7 @@ fn the_wings_of_the_coordinator_name_only_those_below_them() {
 /// the folder beside it, too.
 const CIRCLES: &[(&str, &[&str], &str)] = &[];
 
-/// For each folder below a crate's `src` the files in it, each with the files of the same folder
+/// For each `src` of a crate and each folder below it the files in it, each with the files of the same folder
 /// that it names. The file above a folder (`x.rs` of `x/`) is not in it: parts name what they are
 /// parts of.
 fn named_within_folders() -> BTreeMap<String, BTreeMap<&'static str, BTreeSet<&'static str>>> {
@@ -151,12 +151,14 @@ fn named_within_folders() -> BTreeMap<String, BTreeMap<&'static str, BTreeSet<&'
         for to in source.names() {
             let pairs = from.iter().zip(&to);
             let same = pairs.take_while(|(from, to)| from == to).count();
-            // The wings of a crate have rules of their own.
-            if same < 2 || same == from.len() || to.len() == same || !modules.contains(&to[..=same])
+            if same == 0
+                || same == from.len()
+                || to.len() == same
+                || !modules.contains(&to[..=same])
             {
                 continue;
             }
-            let folder = format!("{}/src/{}", from[0], from[1..same].join("/"));
+            let folder = [&[from[0], "src"], &from[1..same]].concat().join("/");
             let named = folders.entry(folder).or_default();
             named.entry(from[same]).or_default().insert(to[same]);
         }

@@ -4,7 +4,7 @@ use super::NotStarted;
 use super::order::OutputTo;
 use crate::kernel::paths::{self, OutputFile};
 use mezcal_common::model::job::{BatchContext, JobSpec};
-use mezcal_common::system::limits;
+use mezcal_common::model::limits;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;

@@ -20,7 +20,8 @@ use claim::{claim, listen, take_lock};
 use engines::EngineProcess;
 use mezcal_common::message::engine::FromKeeper;
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::system::{limits, timer};
+use mezcal_common::model::limits;
+use mezcal_common::system::{threads, timer};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -134,7 +135,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     let inherited = Inherited::read(args.socket.is_none());
     // Only the first thread of a process has to look up symbols and to map a stack; this one spares
     // the copies that. The copies complain if there is no room.
-    let _ = limits::try_thread();
+    let _ = threads::try_thread();
     let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
         keeper: if args.agent.is_some() {

@@ -2,7 +2,7 @@
 
 use crate::keeper::driver::ContainmentWish;
 use crate::kernel::packet;
-use mezcal_common::system::limits;
+use mezcal_common::model::limits;
 use rustix::fd::OwnedFd;
 use std::io::Result;
 use std::sync::Arc;

@@ -9,8 +9,8 @@ use mezcal_common::message::engine::{
     COUNTS, FromEngine, FromKeeper, TELL_FAILURES, ToEngine, ToKeeper,
 };
 use mezcal_common::model::ids::EngineIndex;
+use mezcal_common::model::limits;
 use mezcal_common::model::outcome::Written;
-use mezcal_common::system::limits;
 use mezcal_common::wire::codec;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;

@@ -5,7 +5,7 @@
 //! escaped: control characters, and the invisible characters of Unicode's bidirectional algorithm
 //! (UAX #9), which reorder the text after them.
 
-use crate::system::limits;
+use crate::model::limits;
 use rustix::io::Errno;
 use std::borrow::Cow;
 

@@ -113,7 +113,7 @@ impl Stop {
     /// SIGTERM, and SIGKILL `grace` later.
     pub const fn after(grace: Duration) -> Self {
         Self {
-            signal: crate::system::signal::TERM,
+            signal: crate::model::signal::TERM,
             grace,
         }
     }

@@ -1,6 +1,6 @@
 //! The tokio runtime of all programs: one thread, and further ones for blocking calls.
 
-use crate::system::limits;
+use crate::model::limits;
 use rustix::io::Errno;
 use std::io::Error;
 use std::os::unix::net::UnixStream;

@@ -1,7 +1,7 @@
 //! The signals by which users end a client.
 
 use crate::exit::{self, Exit};
-use mezcal_common::system::limits;
+use mezcal_common::model::limits;
 use std::task::Poll;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

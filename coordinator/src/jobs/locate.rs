@@ -6,8 +6,8 @@
 //! as `host=BYTES`. Each path is asked for once. A path without an answer, or without one in time,
 //! just has no place.
 
+use mezcal_common::model::limits;
 use mezcal_common::model::octets;
-use mezcal_common::system::limits;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

@@ -83,7 +83,7 @@ impl Writer {
         };
         thread
             .spawn(run)
-            .map_err(mezcal_common::system::limits::named)?;
+            .map_err(mezcal_common::model::limits::named)?;
         Ok(Self { writes })
     }
 

@@ -13,7 +13,7 @@ use mezcal_common::message::client::{
 };
 use mezcal_common::model::duration::{format_duration, parse_duration};
 use mezcal_common::model::job::Stop;
-use mezcal_common::system::signal;
+use mezcal_common::model::signal;
 use std::io::Write;
 use std::time::Duration;
 use tokio::time::{Instant, interval_at};

@@ -118,7 +118,7 @@ pub(super) async fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Res
     let mut new = NewKeeper(Some(
         command
             .spawn()
-            .map_err(mezcal_common::system::limits::named)?,
+            .map_err(mezcal_common::model::limits::named)?,
     ));
     let deadline = std::time::Instant::now() + KEEPER_START;
     loop {

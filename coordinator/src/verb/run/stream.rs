@@ -21,7 +21,7 @@ use crate::report::output::not_writable;
 use mezcal_common::message::client::{BatchTerms, HostStatus, ToService};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::{BatchId, JobNumber};
-use mezcal_common::system::limits;
+use mezcal_common::model::limits;
 use rustix::fd::AsFd;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};

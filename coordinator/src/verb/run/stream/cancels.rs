@@ -142,7 +142,7 @@ fn stop(grace: Option<&str>, signal: Option<&str>) -> Result<Stop, String> {
         .map_err(|why| format!("\"grace\": {why}"))?
         .unwrap_or(GRACE);
     let signal = signal
-        .map(mezcal_common::system::signal::parse)
+        .map(mezcal_common::model::signal::parse)
         .transpose()
         .map_err(|why| format!("\"signal\": {why}"))?;
     let stop = Stop::after(grace);

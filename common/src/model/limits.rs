@@ -1,9 +1,7 @@
-//! The limits of a process: their names in errors, and checks of the remaining room before
-//! something depends on it.
+//! The limits of a process: their names in errors.
 
 use rustix::io::Errno;
 use std::io::Error;
-use std::path::Path;
 
 /// Meaning of EAGAIN from fork(2), execve(2) and pthread_create(3), which do not say which limit it
 /// was.
@@ -46,23 +44,6 @@ pub fn named_in(text: &str) -> String {
         }
     }
     named
-}
-
-/// Starts a thread, ends it, and waits until the kernel has forgotten it.
-///
-/// # Errors
-/// There is no room for a thread; the limit is named.
-pub fn try_thread() -> std::io::Result<()> {
-    let thread = std::thread::Builder::new()
-        .spawn(rustix::thread::gettid)
-        .map_err(named)?;
-    if let Ok(id) = thread.join() {
-        let task = format!("/proc/self/task/{}", id.as_raw_nonzero());
-        while Path::new(&task).exists() {
-            std::thread::yield_now();
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
