@@ -571,7 +571,7 @@ fn what_has_a_successful_result_need_not_run_again() {
     let out = run_in(dir.path(), jobs, &["-o", "text", "--resume"]);
     assert!(
         out.status.code() == Some(2)
-            && String::from_utf8_lossy(&out.stderr).contains("text:1: this is no result line")
+            && String::from_utf8_lossy(&out.stderr).contains("text:1: this line is not a result")
     );
 }
 

@@ -283,7 +283,7 @@ fn an_absent_host_is_said_at_once_and_ends_as_an_error() {
         Some(cluster.run(&["why", "-p", "mezcal", "w"])).filter(|out| out.status.success())
     });
     assert!(
-        text(&why.stdout).contains("mezcal99: has never been seen here"),
+        text(&why.stdout).contains("mezcal99: has never connected"),
         "{}",
         text(&why.stdout)
     );

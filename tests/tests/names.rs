@@ -53,7 +53,7 @@ fn an_agent_on_a_machine_with_anothers_name_gets_nothing_that_is_meant_for_the_o
             "{meant}"
         );
         assert!(
-            text(&out.stderr).contains("no host of that name has ever been seen here"),
+            text(&out.stderr).contains("no host of this name has ever connected"),
             "{}",
             text(&out.stderr)
         );

@@ -31,7 +31,7 @@ pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Exit> {
         // Some network file systems have no locks.
         Err(e) => {
             tell!(
-                "coordinator: {shown} cannot be locked ({e}): take care that no other run writes it"
+                "coordinator: {shown} cannot be locked ({e}): make sure that no other run writes it"
             );
             Ok(())
         }

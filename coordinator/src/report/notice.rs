@@ -13,12 +13,14 @@ pub(crate) fn describe(notice: &Notice) -> String {
             elapsed(*after)
         ),
         Notice::TooWide { slots, jobs, after } => format!(
-            "{} {slots} slots, and no host is connected that has so many for them; they end as errors after {}",
+            "{} {slots} slots, and no connected host has so many for them; they end as errors after \
+             {}",
             counted(*jobs, "job takes", "jobs take"),
             elapsed(*after)
         ),
         Notice::Unserved { user, jobs, after } => format!(
-            "{} for a host that runs jobs of {user}: root enables mezcal-engines@{user}.service there; they end as errors after {}",
+            "{} for a host that runs jobs of {user} (root enables mezcal-engines@{user}.service \
+             there); they end as errors after {}",
             counted(*jobs, "job waits", "jobs wait"),
             elapsed(*after)
         ),
@@ -28,12 +30,14 @@ pub(crate) fn describe(notice: &Notice) -> String {
             jobs,
             after,
         } => format!(
-            "{} for {names}, which may be any of {hosts} and so stands for none of them: write the full name; they end as errors after {}",
+            "{} for {names}, which may be any of {hosts}: write the full name; they end as errors \
+             after {}",
             counted(*jobs, "job waits", "jobs wait"),
             elapsed(*after)
         ),
         Notice::StoreTrouble { why: Some(why) } => format!(
-            "the coordinator's store cannot be written ({why}): what runs goes on, and results and new jobs wait until it can; it tries again"
+            "the coordinator's store cannot be written ({why}): running jobs go on; results and new \
+             jobs wait until it can be written"
         ),
         Notice::StoreTrouble { why: None } => "the coordinator's store can be written again".into(),
         Notice::AgentLost {
@@ -64,7 +68,7 @@ pub(crate) fn describe(notice: &Notice) -> String {
                 HaltWhy::Done => "ended",
             };
             format!(
-                "{} {what}: nothing more of the batch starts (--halt)",
+                "{} {what}: no more jobs of the batch start (--halt)",
                 counted(*count, "job has", "jobs have")
             )
         }

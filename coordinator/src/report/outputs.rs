@@ -164,10 +164,10 @@ impl Wishes<'_> {
         };
         let meta = file
             .metadata()
-            .map_err(|e| Exit::usage(format!("cannot look at {shown}: {e}")))?;
+            .map_err(|e| Exit::usage(format!("cannot examine {shown}: {e}")))?;
         if meta.is_file() && meta.len() > 0 && self.old == Old::Refused {
             return Err(Exit::usage(format!(
-                "{shown} is not empty; --force overwrites it, and --resume goes on with it"
+                "{shown} is not empty; --force overwrites it, and --resume continues it"
             )));
         }
         Ok(Results::File {

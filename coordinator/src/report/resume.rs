@@ -41,7 +41,7 @@ pub fn read(path: &Path) -> Result<String, Exit> {
     let shown = path.display();
     if path.exists() && !path.is_file() {
         return Err(Exit::usage(format!(
-            "{shown} is not a regular file: there is nothing to go on with"
+            "{shown} is not a regular file: there is nothing to resume"
         )));
     }
     match std::fs::read_to_string(path) {
@@ -219,7 +219,7 @@ fn lines_of<'t>(text: &'t str, path: &Path) -> Result<Vec<ResultLine<'t>>, Exit>
             None if !text[line.as_ptr() as usize - text.as_ptr() as usize..].contains('\n') => {}
             None => {
                 return Err(Exit::usage(format!(
-                    "{}:{}: this is no result line; --resume takes a results file",
+                    "{}:{}: this line is not a result; --resume takes a results file",
                     path.display(),
                     i + 1
                 )));

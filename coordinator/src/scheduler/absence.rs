@@ -136,7 +136,8 @@ impl Scheduler {
                 && self.were_never_seen(key)
             {
                 return format!(
-                    "no host of that name has ever been seen here: {} (`coordinator hosts` lists those that have)",
+                    "no host of this name has ever connected: {} (`coordinator hosts` lists the \
+                     known hosts)",
                     fold(&absent)
                 );
             }
@@ -166,13 +167,14 @@ impl Scheduler {
         if self.is_unserved(key) {
             let user = self.users.name(key.user);
             return format!(
-                "no host that was connected within the host timeout and may run it runs jobs of {user} (root enables \
-                 mezcal-engines@{user}.service there)"
+                "none of the hosts that may run it and were connected within the host timeout runs \
+                 jobs of {user} (root enables mezcal-engines@{user}.service there)"
             );
         }
         let (wanted, there) = (key.slots(), self.widest_for(key));
         format!(
-            "it takes {wanted} slots, and within the host timeout no host was connected that has more than {there} for it"
+            "it takes {wanted} slots, and no host that was connected within the host timeout has \
+             more than {there} for it"
         )
     }
 

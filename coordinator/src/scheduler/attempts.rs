@@ -36,7 +36,8 @@ impl Scheduler {
                     .get(attempt)
                     .is_some_and(|on| Some(on.user) != user)
             }) {
-                tracing::warn!(host = %name, %attempt, "{name} reports on another user's attempt {attempt}; not believed");
+                tracing::warn!(host = %name, %attempt, "{name} reports on another user's attempt \
+                    {attempt}; ignored");
                 continue;
             }
             match report {

@@ -76,8 +76,9 @@ impl Scheduler {
         }
         let serial = self.batches.next_number();
         if serial > self.generation.last_batch() {
-            let reason = "the coordinator has used up the numbers of batches of this generation of its store: a copy that `coordinator backup` \
-                          makes and `coordinator restore` puts in its place has the next ones"
+            let reason = "the coordinator has used up the batch numbers of this generation of its \
+                store: `coordinator restore` of a copy that `coordinator backup` makes begins the \
+                next one"
                 .to_owned();
             self.effects
                 .push_back(Effect::Refused { batch: id, reason });

@@ -101,7 +101,7 @@ impl Scheduler {
             .is_some_and(|host| host.session.is_some())
         {
             return Err(format!(
-                "{wanted} is connected; stop its agent, or cut it off, first"
+                "{wanted} is connected; first stop its agent, or disconnect it"
             ));
         }
         tracing::warn!(host = &*name, "{name} is confirmed dead by an admin");

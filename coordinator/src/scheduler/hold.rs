@@ -88,7 +88,8 @@ pub(super) fn admit_ignorance(outcome: &mut Outcome, until: BootInstant, now: Bo
         Ended::Cancelled | Ended::Lost | Ended::NoHost | Ended::Skipped | Ended::StartFailed => {
             let seconds = until.since(now).as_secs();
             let text = format!(
-                "what the original of this restored store has placed since may go on, out of reach, until its lease ends, within {seconds} s"
+                "jobs that the original of this restored store has placed since may go on, out of \
+                 reach, until their leases end, within {seconds} s"
             );
             let said = outcome
                 .error

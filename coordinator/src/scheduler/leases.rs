@@ -79,7 +79,7 @@ impl Scheduler {
                 .filter(|(_, on)| on.user == user)
                 .map(|(a, _)| a)
                 .collect();
-            let why = "its user's engines were not heard there for longer than the lease";
+            let why = "its user's engines there were not heard from for longer than the lease";
             self.lose_attempts(&name, |attempt| theirs.contains(&attempt), why, now);
         }
     }

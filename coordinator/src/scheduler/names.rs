@@ -48,7 +48,8 @@ impl TryFrom<BTreeMap<String, Vec<String>>> for Aliases {
                     .filter(|other| *other != host)
                 {
                     return Err(format!(
-                        "the alias {name} is given to {other} and to {host}; a name can be that of one host only"
+                        "the alias {name} is given to {other} and to {host}; a name can belong to \
+                         one host only"
                     ));
                 }
                 aliases.0.entry(host.clone()).or_default().insert(name);
@@ -284,7 +285,7 @@ impl Scheduler {
     pub(super) fn several_called(&self, name: &str) -> Option<String> {
         self.names.is_ambiguous(name).then(|| {
             format!(
-                "{name} may be any of {}, and so stands for none of them; write the full name",
+                "{name} may be any of {}; write the full name",
                 fold(&self.claimants_of(name))
             )
         })

@@ -60,7 +60,8 @@ impl Scheduler {
             let why = outcome.error.take().unwrap_or_default();
             let time = format_duration(patience);
             outcome.error = Some(format!(
-                "{why}; nothing of its batch could be started there within the host timeout of {time}"
+                "{why}; no job of its batch could be started there within the host timeout of \
+                 {time}"
             ));
         }
         self.finish(attempt.key, place, outcome, now);

@@ -56,7 +56,7 @@ impl Scheduler {
 
     fn why_placed(&self, key: JobKey, job: &Job, name: &str) -> String {
         let Some(host) = self.hosts.at(job.host) else {
-            return format!("job {name} is on a host that has gone");
+            return format!("job {name} is on a host that is gone");
         };
         let at = &host.name;
         let mut there = host.attempts.iter().filter(|_| host.session.is_some());
@@ -81,8 +81,9 @@ impl Scheduler {
             let left = at.since(now).as_secs() + 1;
             return vec![match self.held_until(key.batch) {
                 Some(_) => format!(
-                    "job {name} waits for {left} s: the coordinator's store was restored from a copy, and what its original placed may run \
-                     until then (`coordinator serve --nothing-runs` vouches that nothing does)"
+                    "job {name} waits for {left} s: the coordinator's store was restored from a \
+                     copy, and jobs that its original placed may run until then (`coordinator \
+                     serve --nothing-runs` confirms that none do)"
                 ),
                 None => format!("job {name} is tried again in {left} s (retry_delay)"),
             }];
@@ -146,7 +147,7 @@ impl Scheduler {
             .flat_map(|set| set.iter())
             .filter(|name| !known.contains(*name));
         let never = never.filter(|name| self.several_called(name).is_none());
-        lines.extend(never.map(|name| format!("{name}: has never been seen here")));
+        lines.extend(never.map(|name| format!("{name}: has never connected")));
         let over = lines.len().saturating_sub(MOST);
         lines.truncate(MOST);
         if over > 0 {
@@ -154,7 +155,7 @@ impl Scheduler {
         }
         if unsuitable > 0 {
             lines.push(format!(
-                "{unsuitable} hosts are not among those that it requires"
+                "{unsuitable} hosts are not among those that the job requires"
             ));
         }
         if self.hosts.is_empty() {
@@ -178,7 +179,7 @@ impl Scheduler {
         } else if let Some(until) = barred {
             let until = until.filter(|until| *until > now);
             let left = until.map_or(String::new(), |until| {
-                format!(" for {} s yet", until.since(now).as_secs() + 1)
+                format!(" for another {} s", until.since(now).as_secs() + 1)
             });
             format!(
                 "avoided by this batch{left}: {}",
@@ -194,13 +195,15 @@ impl Scheduler {
             "has just connected".into()
         } else if self.is_replacing(host, queue.user) {
             format!(
-                "takes no jobs of {user} until what runs there has ended: their engines are of another version than its agent, and are replaced then"
+                "takes no jobs of {user} until those that run there have ended: the user's engines \
+                 are of another version than its agent, and are replaced then"
             )
         } else if !self.serves(host, queue.user) {
             let unheard = host.unheard.iter().find(|(unheard, _)| unheard == user);
             match unheard {
                 None => format!(
-                    "runs no jobs of {user}: its root has not enabled mezcal-engines@{user}.service"
+                    "runs no jobs of {user}: root has not enabled mezcal-engines@{user}.service \
+                     there"
                 ),
                 Some((_, why)) => format!("runs no jobs of {user} at present: {why}"),
             }
@@ -233,7 +236,7 @@ impl Scheduler {
         let slots = queue.slots();
         if better && idle < self.locality_wait {
             format!(
-                "has an idle slot, but the job prefers {}, for {} s yet",
+                "has an idle slot, but the job prefers {}, for another {} s",
                 super::names::fold(preferred),
                 (self.locality_wait - idle).as_secs() + 1
             )
@@ -241,7 +244,7 @@ impl Scheduler {
             let kept = host
                 .kept
                 .filter(|kept| kept.key == queue)
-                .map_or("", |_| "; they are kept for it, or its like");
+                .map_or("", |_| "; they are kept for this job or one like it");
             format!(
                 "has {} idle slots, and the job takes {slots}{kept}",
                 host.credit.idle()
@@ -251,7 +254,7 @@ impl Scheduler {
         } else if !host.credit.is_left() {
             "has an idle slot and has not asked for more".into()
         } else {
-            "has an idle slot: others of higher priority or of older batches go first".into()
+            "has an idle slot: jobs of higher priority or of older batches go first".into()
         }
     }
 }

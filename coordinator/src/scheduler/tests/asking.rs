@@ -53,8 +53,8 @@ fn why_a_job_does_not_run_is_said_host_by_host() {
     job 3 waits
     a.x: all 2 slots are busy
     b.x: all 2 slots are busy
-    z: has never been seen here
-    1 hosts are not among those that it requires
+    z: has never connected
+    1 hosts are not among those that the job requires
     ");
     insta::assert_snapshot!(why(&s, "1"), @"job 1 is on a.x, attempt 1: it has just started, or is next there");
     s.inventory(2, &[attempt(1, 2, 1)]);
@@ -79,6 +79,6 @@ fn why_a_job_waits_for_others_or_for_better_places() {
     insta::assert_snapshot!(s.scheduler.why(batch(1), "1", s.now).expect("a job").join("\n"), @r"
     job 1 waits
     a.x: all 2 slots are busy
-    b.x: has an idle slot, but the job prefers a.x, for 4 s yet
+    b.x: has an idle slot, but the job prefers a.x, for another 4 s
     ");
 }

@@ -39,7 +39,8 @@ fn a_host_of_which_no_engine_starts_counts_as_absent_and_says_why() {
     );
     assert_eq!(
         s.reasons("1"),
-        "job 1 waits; b.x: is failing: 2 of 2 engines do not start: no room; 1 hosts are not among those that it requires"
+        "job 1 waits; b.x: is failing: 2 of 2 engines do not start: no room; 1 hosts are not among \
+         those that the job requires"
     );
     let failing = s.scheduler.failing_hosts();
     assert_eq!(

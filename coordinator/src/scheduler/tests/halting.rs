@@ -10,7 +10,7 @@ fn a_batch_that_halts_soon_lets_run_what_runs() {
     s.submit(1, &[(&[], 0, 0), (&[], 0, 5), (&[], 0, 0), (&[], 0, 0)]);
     insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(1)), @r"
     result 1.1 exited on a.x
-    notice: 1 job has failed: nothing more of the batch starts (--halt)
+    notice: 1 job has failed: no more jobs of the batch start (--halt)
     result 4.0 cancelled: halted: 1 of the batch's jobs failed (--halt)
     1 < retract 2.1 3.1
     1 < acknowledge 1
@@ -42,7 +42,7 @@ fn a_batch_that_halts_now_kills_what_runs() {
     s.report(1, attempt(1, 1, 1), exited(0));
     insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(0)), @r"
     result 2.1 exited on a.x
-    notice: 2 jobs have succeeded: nothing more of the batch starts (--halt)
+    notice: 2 jobs have succeeded: no more jobs of the batch start (--halt)
     1 < cancel 3.1 with grace 2s
     result 4.0 cancelled: not needed any more: 2 of the batch's jobs succeeded (--halt)
     1 < acknowledge 2

@@ -223,7 +223,7 @@ fn numbers_of_the_next_generation_are_given_to_nobody() {
     s.scheduler.numbers_in_use(restored_once().first_batch());
     let said = s.open_with("okazaki", terms(9));
     assert!(
-        said.starts_with("refused: the coordinator has used up the numbers of batches"),
+        said.starts_with("refused: the coordinator has used up the batch numbers"),
         "{said}"
     );
 }

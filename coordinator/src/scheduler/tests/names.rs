@@ -62,8 +62,8 @@ fn a_host_is_called_as_its_certificate_says_and_not_as_its_agent_says() {
     ");
     insta::assert_snapshot!(s.why(1), @r"
     job 1 waits
-    h1: has never been seen here
-    1 hosts are not among those that it requires
+    h1: has never connected
+    1 hosts are not among those that the job requires
     ");
     // The host that is meant has gone: no other host takes its name.
     s.agent_called(2, "h1", &[]);
@@ -81,20 +81,21 @@ fn a_name_that_several_hosts_have_stands_for_none_of_them() {
     s.agent(2, "node1.b", 2);
     insta::assert_snapshot!(s.submit(1, &[(&["node1"], 0, 0), (&["node1.b"], 0, 0)]), @r"
     accepted 2
-    notice: 1 job waits for node1, which may be any of node1.a,node1.b and so stands for none of them: write the full name; they end as errors after 0:01:00
+    notice: 1 job waits for node1, which may be any of node1.a,node1.b: write the full name; they end as errors after 0:01:00
     2 < context of batch 1
     2 < run 1/2.1
     ");
     insta::assert_snapshot!(s.why(1), @r"
     job 1 waits
-    node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name
-    2 hosts are not among those that it requires
+    node1 may be any of node1.a,node1.b; write the full name
+    2 hosts are not among those that the job requires
     ");
     // A host that is away may be the one that is meant.
     s.event(Event::AgentGone(SessionId(2)));
     assert_eq!(s.pull(1, 3, 2), "");
     insta::assert_snapshot!(s.pass(2), @"notice: lost the agent of node1.b with 1 job; unless it comes back, they are given up there in 0:10:10");
-    insta::assert_snapshot!(s.pass(58), @"result 1.0 no_host: node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name");
+    insta::assert_snapshot!(s.pass(58), @"result 1.0 no_host: node1 may be any of node1.a,node1.b; \
+        write the full name");
 }
 
 #[test]
@@ -105,10 +106,10 @@ fn a_job_that_waits_hears_that_its_name_has_become_ambiguous() {
     s.submit(1, &[(&["node1", "x"], 0, 0)]);
     insta::assert_snapshot!(s.hello(2, "node1.b", 1), @r"
     2 < welcome, engines from 2
-    notice: 1 job waits for node1, which may be any of node1.a,node1.b and so stands for none of them: write the full name; they end as errors after 0:01:00
+    notice: 1 job waits for node1, which may be any of node1.a,node1.b: write the full name; they end as errors after 0:01:00
     ");
     insta::assert_snapshot!(s.pass(60), @r"
-    result 1.0 no_host: none of its hosts was connected within the host timeout: x; node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name
+    result 1.0 no_host: none of its hosts was connected within the host timeout: x; node1 may be any of node1.a,node1.b; write the full name
     batch 1 done
     ");
 }
@@ -129,14 +130,15 @@ fn verbs_that_name_a_host_ambiguously_are_told_so_at_once() {
         ..any_job(1)
     };
     s.add(1, vec![vec!["node1".into()]], vec![job]);
-    insta::assert_snapshot!(s.pass(0), @"result 1.0 no_host: node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name");
+    insta::assert_snapshot!(s.pass(0), @"result 1.0 no_host: node1 may be any of node1.a,node1.b; \
+        write the full name");
     let names = ["node1".to_owned(), "node2".to_owned(), "node1.b".to_owned()];
     let unknown = s
         .scheduler
         .drain(&names, Some("new disks"), None, s.now)
         .expect_err("two of them are nobody's");
     insta::assert_snapshot!(unknown.join("\n"), @r"
-    node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name
+    node1 may be any of node1.a,node1.b; write the full name
     no agent of node2 has ever connected
     ");
     let drained = s
@@ -173,7 +175,8 @@ fn a_command_for_a_host_that_was_never_seen_ends_at_once_and_one_that_is_away_is
     accepted 2
     notice: 1 job waits for a host that is not connected: b; they end as errors after 0:05:00
     ");
-    insta::assert_snapshot!(s.pass(0), @"result 1.0 no_host: no host of that name has ever been seen here: nosuch (`coordinator hosts` lists those that have)");
+    insta::assert_snapshot!(s.pass(0), @"result 1.0 no_host: no host of this name has ever \
+        connected: nosuch (`coordinator hosts` lists the known hosts)");
 }
 
 #[test]
@@ -239,7 +242,8 @@ fn an_alias_is_given_to_one_host_only() {
             [("a", one), ("b", other)].map(|(host, name)| (host.to_owned(), vec![name.to_owned()]));
         Aliases::try_from(BTreeMap::from(hosts))
     };
-    insta::assert_snapshot!(two("gpu", "GPU.").expect_err("the same name"), @"the alias gpu is given to a and to b; a name can be that of one host only");
+    insta::assert_snapshot!(two("gpu", "GPU.").expect_err("the same name"), @"the alias gpu is \
+        given to a and to b; a name can belong to one host only");
     assert!(
         two("gpu", "-x")
             .expect_err("no name")

@@ -40,7 +40,7 @@ fn what_no_host_can_start_ends_after_the_host_timeout_with_the_limit() {
     s.report(1, job(1, 2), short());
     s.pass(60);
     insta::assert_snapshot!(s.report(1, job(1, 3), short()), @r"
-    result 1.3 start_failed on a.x: no processes; nothing of its batch could be started there within the host timeout of 1m
+    result 1.3 start_failed on a.x: no processes; no job of its batch could be started there within the host timeout of 1m
     batch 1 done
     1 < forget batch 1
     1 < acknowledge 4

@@ -109,7 +109,7 @@ fn a_host_gets_jobs_of_the_users_whose_engines_are_there() {
         .join("\n");
     insta::assert_snapshot!(why, @"
     job 2 waits
-    a.x: runs no jobs of okazaki: its root has not enabled mezcal-engines@okazaki.service
+    a.x: runs no jobs of okazaki: root has not enabled mezcal-engines@okazaki.service there
     b.x: all 2 slots are busy
     ");
 }
@@ -148,7 +148,7 @@ fn a_user_whose_engines_are_replaced_gets_no_jobs_there_meanwhile_and_is_not_ala
         .join("\n");
     insta::assert_snapshot!(why, @"
     job 1 waits
-    a.x: takes no jobs of okazaki until what runs there has ended: their engines are of another version than its agent, and are replaced then
+    a.x: takes no jobs of okazaki until those that run there have ended: the user's engines are of another version than its agent, and are replaced then
     ");
     // The user's keeper ends, and the next one starts.
     assert_eq!(say(&mut s, served(&[], &["okazaki"])), "");
@@ -180,7 +180,7 @@ fn a_user_whose_replaced_engines_do_not_come_back_hears_so() {
     s.event(Event::Agent(SessionId(1), engines(&["okazaki"])));
     s.event(Event::Agent(SessionId(1), served(&[])));
     assert_eq!(s.submit(1, &[(NOWHERE, 0, 0)]), "accepted 1");
-    insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), engines(&[]))), @"notice: 1 job waits for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00");
+    insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), engines(&[]))), @"notice: 1 job waits for a host that runs jobs of okazaki (root enables mezcal-engines@okazaki.service there); they end as errors after 0:01:00");
 }
 
 #[test]
@@ -191,8 +191,8 @@ fn jobs_of_a_user_whom_no_host_serves_are_said_and_end_as_errors() {
     s.pull(1, 2, 2);
     insta::assert_snapshot!(s.submit(1, &[(NOWHERE, 0, 0), (&["a.x"], 0, 0)]), @"
     accepted 2
-    notice: 1 job waits for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
-    notice: 1 job waits for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
+    notice: 1 job waits for a host that runs jobs of okazaki (root enables mezcal-engines@okazaki.service there); they end as errors after 0:01:00
+    notice: 1 job waits for a host that runs jobs of okazaki (root enables mezcal-engines@okazaki.service there); they end as errors after 0:01:00
     ");
     // Another host that serves the user takes the jobs that it may; the other job waits.
     s.hello_for(2, "b.x", 1, Some(vec!["okazaki".into()]));
@@ -201,7 +201,9 @@ fn jobs_of_a_user_whom_no_host_serves_are_said_and_end_as_errors() {
     2 < context of batch 1
     2 < run 1/1.1
     ");
-    insta::assert_snapshot!(s.pass(60), @"result 2.0 no_host: no host that was connected within the host timeout and may run it runs jobs of okazaki (root enables mezcal-engines@okazaki.service there)");
+    insta::assert_snapshot!(s.pass(60), @"result 2.0 no_host: none of the hosts that may run it and \
+        were connected within the host timeout runs jobs of okazaki (root enables \
+        mezcal-engines@okazaki.service there)");
 }
 
 #[test]

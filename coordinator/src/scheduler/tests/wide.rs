@@ -45,7 +45,7 @@ fn idle_slots_are_kept_for_a_wide_job_and_used_again_after_it() {
     );
     insta::assert_snapshot!(s.scheduler.why(batch(2), "1", s.now).expect("a job").join("\n"), @"
     job 1 waits
-    a.x: has 1 idle slots, and the job takes 2; they are kept for it, or its like
+    a.x: has 1 idle slots, and the job takes 2; they are kept for this job or one like it
     ");
     insta::assert_snapshot!(s.scheduler.why(batch(1), "3", s.now).expect("a job").join("\n"), @"
     job 3 waits
@@ -181,14 +181,14 @@ fn a_job_that_is_too_wide_for_every_host_says_so_and_ends_as_an_error() {
     s.agent(1, "a.x", 2);
     insta::assert_snapshot!(submit(&mut s, 1, &[3], 0), @"
     accepted 1
-    notice: 1 job takes 3 slots, and no host is connected that has so many for them; they end as errors after 0:01:00
+    notice: 1 job takes 3 slots, and no connected host has so many for them; they end as errors after 0:01:00
     ");
     insta::assert_snapshot!(s.scheduler.why(batch(1), "1", s.now).expect("a job").join("\n"), @"
     job 1 waits
     a.x: has 2 slots, and the job takes 3
     ");
     insta::assert_snapshot!(s.pass(60), @"
-    result 1.0 no_host: it takes 3 slots, and within the host timeout no host was connected that has more than 2 for it
+    result 1.0 no_host: it takes 3 slots, and no host that was connected within the host timeout has more than 2 for it
     batch 1 done
     ");
 }
