@@ -141,7 +141,7 @@ async fn host_sets_are_bounded_and_none_come_to_a_batch_that_is_closed() {
             break reason;
         }
     };
-    assert!(reason.contains("hosts that its jobs name"), "{reason}");
+    assert!(reason.contains("its jobs name more than"), "{reason}");
     let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
     let jobs = vec![Submission {
         hosts: Some(0),

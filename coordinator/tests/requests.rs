@@ -227,9 +227,10 @@ fn refusal(answer: &ToClient) -> Option<String> {
     };
     let phrases = [
         "of yours",
+        "you have no such batch",
         "only an admin",
         "exists already",
-        "only whoever opened",
+        "only the client that opened",
     ];
     said.filter(|said| phrases.iter().any(|phrase| said.contains(phrase)))
         .cloned()
@@ -450,7 +451,7 @@ async fn what_an_admin_retries_runs_as_its_owner() {
     else {
         panic!("retried")
     };
-    assert!(why.contains("no certificate counts any more"), "{why}");
+    assert!(why.contains("no valid certificate any more"), "{why}");
 }
 
 #[tokio::test]

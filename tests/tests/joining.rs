@@ -938,7 +938,7 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
         "",
     );
     assert!(
-        last.status.code() == Some(2) && text(&last.stderr).contains("no admin would be left"),
+        last.status.code() == Some(2) && text(&last.stderr).contains("no admin would have"),
         "{}",
         text(&last.stderr)
     );

@@ -82,7 +82,7 @@ pub(super) async fn used(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
         tokio::task::spawn_blocking(move || enrolment.registry.used(peer.certificate())).await;
     if let Ok(Err(e)) = told {
         tracing::error!(
-            "a replaced certificate counts for longer than it should: {}",
+            "a replaced certificate is valid for longer than it should be: {}",
             chain(&e)
         );
     }

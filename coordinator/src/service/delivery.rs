@@ -122,7 +122,7 @@ impl Service {
     pub(super) fn page_read(&mut self, what: Reading, page: &Result<Page, NotRead>) {
         let Reading { batch, after, .. } = what;
         if let Err(NotRead { why, passes: true }) = page {
-            tracing::warn!(why, "results cannot be read, and are read again");
+            tracing::warn!(why, "results cannot be read; trying again");
         }
         for id in self.readings.remove(&what).unwrap_or_default() {
             let Some(client) = self.clients.get_mut(&id) else {

@@ -273,7 +273,7 @@ impl Enrolment {
             })
         });
         if let Err(why) = served.await {
-            tracing::warn!(%from, "somebody who wants to join: {why}");
+            tracing::warn!(%from, "a connection to the port for joining has failed: {why}");
         }
     }
 
@@ -285,12 +285,12 @@ impl Enrolment {
     ) -> Result<String, Refusal> {
         let holder = Identity::from_der(certificate).map_err(|e| {
             Refusal::No(format!(
-                "what should be renewed is not a host's or user's certificate: {e}"
+                "the certificate to renew is not a host's or user's: {e}"
             ))
         })?;
         if !has_signed(certificate, request, signature) {
             return Err(Refusal::No(format!(
-                "the key that was used is not that of the certificate of the {holder}: {}",
+                "the request is not signed with the key of the certificate of the {holder}: {}",
                 way_back(&holder)
             )));
         }
@@ -363,7 +363,8 @@ impl Enrolment {
             Err(e) => {
                 tracing::warn!(%from, token = mezcal_common::model::token::hex(&token), "may not join: {}", chain(&e));
                 if matches!(e, Refusal::Unknown) && self.guesses().bad(from.ip(), now) {
-                    tracing::error!(network = %network(from.ip()), "somebody there guesses tokens; they are heard once a minute at most");
+                    tracing::error!(network = %network(from.ip()), "tokens are guessed from there; \
+                        such requests are answered once a minute at most");
                 }
                 refused(chain(&e))
             }
@@ -468,11 +469,12 @@ mod tests {
         let back = "`coordinator token create --host h9 --replace`";
         let why = renew(certificate.clone(), &other).expect("of another key");
         assert!(
-            why.contains("not that of the certificate of the agent h9") && why.contains(back),
+            why.contains("not signed with the key of the certificate of the agent h9")
+                && why.contains(back),
             "{why}"
         );
         let why = renew(vec![1, 2, 3], &expired.key).expect("no certificate");
-        assert!(why.contains("not a host's or user's certificate"), "{why}");
+        assert!(why.contains("not a host's or user's:"), "{why}");
         let why = renew(certificate.clone(), &expired.key).expect("unknown");
         assert!(
             why.contains("not on this coordinator's list") && why.contains(back),

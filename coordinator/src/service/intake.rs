@@ -94,7 +94,8 @@ impl Intake {
         if load.connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
             load.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(format!(
-                "{user} has {MAX_CONNECTIONS} connections to this coordinator, and more are not served; end some"
+                "{user} has {MAX_CONNECTIONS} connections to this coordinator, and more are not \
+                 served; close some"
             ));
         }
         Ok(self.place(load))

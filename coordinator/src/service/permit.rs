@@ -6,11 +6,11 @@ use super::state::Service;
 use std::sync::Arc;
 
 /// The answer about a batch that was known when the request came.
-pub(super) const FORGOTTEN: &str = "that batch was forgotten meanwhile";
+pub(super) const FORGOTTEN: &str = "that batch was forgotten in the meantime";
 
 /// The answer of a coordinator without a store.
 pub(super) const KEEPS_NOTHING: &str =
-    "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
+    "this coordinator belongs to one run and keeps nothing (`coordinator serve` has a store)";
 
 impl Service {
     /// This coordinator is stopping, and another one will go on with the store.

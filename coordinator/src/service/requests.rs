@@ -155,10 +155,11 @@ impl Service {
             _ => return None,
         };
         match self.clients.get(&id)?.watch(*batch) {
-            None => Some("there is no such batch of yours"),
-            Some(watch) if changes && !watch.is_owners() => {
-                Some("only whoever opened a batch may add to it, close it or take its output")
-            }
+            None => Some("you have no such batch"),
+            Some(watch) if changes && !watch.is_owners() => Some(
+                "only the client that opened a batch may add to it, close it or take its \
+                    output",
+            ),
             Some(_) => None,
         }
     }

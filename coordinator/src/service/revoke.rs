@@ -284,8 +284,8 @@ impl Revocation {
             return None;
         }
         Some(
-            "after that no admin would be left whose certificate counts, and nobody could let anybody in again but on the coordinator's own \
-             host; `--force` does it all the same"
+            "after that no admin would have a valid certificate, and new ones could only be \
+             admitted on the coordinator's own host; `--force` revokes all the same"
                 .into(),
         )
     }

@@ -37,7 +37,8 @@ impl Service {
             FromStore::Broken(why) => {
                 tracing::error!(
                     why,
-                    "the store is of no more use; the coordinator ends, and running jobs go on"
+                    "the store cannot be used any more; the coordinator ends, and running jobs go \
+                     on"
                 );
                 return false;
             }

@@ -287,7 +287,7 @@ async fn a_batch_that_is_forgotten_while_it_is_read_is_there_for_nobody() {
         retries.hears_retried().await.map(drop),
     ] {
         let why = refused.expect_err("it is gone");
-        assert!(why.contains("forgotten meanwhile"), "{why}");
+        assert!(why.contains("forgotten in the meantime"), "{why}");
     }
 }
 
@@ -331,7 +331,7 @@ async fn nothing_is_begun_for_a_user_who_was_revoked_while_it_was_read() {
     assert_eq!(revoked.await.expect("it is done")[0].certificates, 1);
     gate.open();
     let why = retries.hears_retried().await.expect_err("nobody's jobs");
-    assert!(why.contains("no certificate counts any more"), "{why}");
+    assert!(why.contains("no valid certificate any more"), "{why}");
 }
 
 #[tokio::test]

@@ -70,7 +70,8 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
             observed: http.is_some(),
             ..Settings::new(Some(lease))
         };
-        let service = service::start(settings, Some(store)).map_err(|e| Exit::unreachable(chain(&e)))?;
+        let service =
+            service::start(settings, Some(store)).map_err(|e| Exit::unreachable(chain(&e)))?;
         let listener = listen(config.listen, &own)?;
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);
@@ -80,7 +81,9 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         }
         let accepting = tokio::spawn(service.clone().listen(listener.clone()));
         let presented = tokio::sync::watch::Sender::new(Arc::new(own));
-        let enrol = config.enrol.unwrap_or(SocketAddr::new(config.listen.ip(), enrol::PORT));
+        let enrol = config
+            .enrol
+            .unwrap_or(SocketAddr::new(config.listen.ip(), enrol::PORT));
         if config.issuer.is_some() {
             tokio::spawn(enrolment.run(enrol, presented.subscribe()));
         }
@@ -89,9 +92,9 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         tokio::spawn(async move {
             // Each answer proves that the service's loop turns.
             while let Some(trouble) = turning.trouble().await {
-                service_manager::alive(
-                    &trouble.map_or(format!("listens on {address}"), |why| format!("nothing is accepted: {why}")),
-                );
+                service_manager::alive(&trouble.map_or(format!("listens on {address}"), |why| {
+                    format!("nothing is accepted: {why}")
+                }));
                 tokio::time::sleep(ALIVE).await;
             }
         });
@@ -99,7 +102,8 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         let number = loop {
             let number = tokio::select! {
                 number = signals.next() => number,
-                () = service.ended() => return Err(Exit::output("the coordinator's store is of no more use; see the log")),
+                () = service.ended() => return Err(Exit::output("the coordinator's store cannot be \
+                    used any more; see the log")),
             };
             if i32::from(number) != libc::SIGHUP || !reloads {
                 break number;

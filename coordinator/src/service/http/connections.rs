@@ -121,7 +121,7 @@ impl Connection {
         if Pin::new(&mut self.ended).poll(cx).is_ready() {
             return Poll::Ready(Error::new(
                 ErrorKind::ConnectionAborted,
-                "others need its place",
+                "another connection needs its place",
             ));
         }
         ready!(self.silence.as_mut().poll(cx));

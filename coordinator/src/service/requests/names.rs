@@ -57,10 +57,13 @@ impl Service {
                     .collect();
                 Err(match (own.as_slice(), text) {
                     ([], "") => "no batch of yours is running; `coordinator batches` lists those that have ended".into(),
-                    (own, "") => format!("yours are {}", own.join(", ")),
-                    ([], _) => format!("no batch of yours begins with {text:?}; `coordinator batches` lists those that there are"),
+                    (own, "") => format!("your batches that have not ended: {}", own.join(", ")),
+                    ([], _) => format!("no batch of yours begins with {text:?}; `coordinator \
+                        batches` lists yours"),
                     (own, _) => {
-                        format!("no batch of yours begins with {text:?}; of those that have not ended yours are {}", own.join(", "))
+                        format!("no batch of yours begins with {text:?}; your batches that have not \
+                            ended: {}", own.join(", \
+                            "))
                     }
                 })
             }

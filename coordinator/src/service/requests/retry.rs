@@ -141,8 +141,8 @@ fn is_still_a_user(list: &Enrolment, owner: &str) -> Result<(), String> {
     match list.registry.is_member(Role::User, owner) {
         Ok(true) => Ok(()),
         Ok(false) => Err(format!(
-            "that batch is {owner}'s, of whom no certificate counts any more, so nothing is started in that name; `coordinator results` \
-             gives its jobs to whoever wants to run them"
+            "that batch belongs to {owner}, who has no valid certificate any more, so nothing is \
+             started in that name; `coordinator results` gives its jobs, for another user to run"
         )),
         Err(e) => Err(chain(&e)),
     }

@@ -43,7 +43,8 @@ impl Service {
         let size = batch.size_with(host_sets, jobs);
         if size.host_names > MAX_NAMED {
             return Some(format!(
-                "the hosts that its jobs name are more than {MAX_NAMED}; split the batch, or name fewer for each job"
+                "its jobs name more than {MAX_NAMED} hosts; split the batch, or name fewer for each \
+                 job"
             ));
         }
         let once = stores && !batch.is_stored();
@@ -117,7 +118,8 @@ impl Service {
         let batch = terms.context.batch;
         let refused = match self.batches.get(batch) {
             Some(known) if known.owner() == user && self.durable.is_some() && !known.is_stored() => Some(
-                "that batch ends with the connection that has opened it: nothing of it can be had over another one"
+                "that batch ends with the connection that has opened it, and is not available over \
+                 another one"
                     .into(),
             ),
             Some(known) if known.owner() == user && self.durable.is_some() => {
