@@ -104,7 +104,7 @@ impl Store {
             Err(e) if e.waits() => self.waiting = Some(life),
             Err(e @ StoreError::Directory { .. }) => {
                 tracing::warn!(
-                    "this life of the store has no number of its own: {}",
+                    "the store could not be given a number for this start of the coordinator: {}",
                     crate::exit::chain(&e)
                 );
             }
@@ -323,9 +323,12 @@ fn checked(new: &Path, origin: &Path) -> Result<(Copied, u32), StoreError> {
     };
     let log = std::fs::symlink_metadata(beside(origin, "-wal"));
     if log.is_ok_and(|log| log.len() > 0) {
-        return Err(not("a log lies beside it, so it is not whole without that: `coordinator backup` makes one file of both \
-            (`state` in a coordinator.toml names their directory)"
-            .into()));
+        return Err(not(
+            "its log lies beside it, and it is not complete without that log: \
+            `coordinator backup` makes one file of both (`state` in a coordinator.toml names their \
+            directory)"
+                .into(),
+        ));
     }
     let tried = || {
         let db = Connection::open_with_flags(new, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -337,14 +340,14 @@ fn checked(new: &Path, origin: &Path) -> Result<(Copied, u32), StoreError> {
         Ok::<_, rusqlite::Error>((found, tables == 5, whole))
     };
     match tried() {
-        Err(e) => return Err(not(format!("it is no database, or is damaged ({e})"))),
+        Err(e) => return Err(not(format!("it is not a database, or is damaged ({e})"))),
         Ok((found, true, _)) if found > VERSION => {
             return Err(StoreError::Newer {
                 path: origin.into(),
                 found,
             });
         }
-        Ok((_, false, _)) => return Err(not("it is a database of something else".into())),
+        Ok((_, false, _)) => return Err(not("it is a database of another program".into())),
         Ok((_, true, whole)) if whole != "ok" => {
             return Err(not(format!("it is damaged ({whole})")));
         }

@@ -38,7 +38,8 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The disk or the account's quota is full.
-    #[error("the disk of the store {} is full, or its account may have no more of it: make room there; nothing that is in the store is lost", path.display())]
+    #[error("the disk of the store {} is full, or the quota of its account is: make room there; \
+        nothing that is in the store is lost", path.display())]
     Full {
         /// The file or directory.
         path: PathBuf,
@@ -47,8 +48,9 @@ pub enum StoreError {
     },
     /// Another process has it to itself.
     #[error(
-        "the store {} is another process's alone, as that of a coordinator that was started on a full disk: nobody else can have it until that \
-         has been started again when there is room (`systemctl restart mezcal-coordinator`)",
+        "one process has the store {} to itself, as a coordinator does that was started on a full \
+         disk: no other process can use it until that one has been started again when there is \
+         room (`systemctl restart mezcal-coordinator`)",
         path.display()
     )]
     Alone {
@@ -67,8 +69,9 @@ pub enum StoreError {
     },
     /// Its contents are not as they were written.
     #[error(
-        "the store {} is damaged ({what}); `coordinator restore FILE` puts a copy that `coordinator backup` made in its place and keeps it beside: \
-         results, batches, tokens and revocations since that copy are lost, and jobs without a result run again",
+        "the store {} is damaged ({what}); `coordinator restore FILE` puts a copy that `coordinator \
+         backup` made in its place and keeps the damaged one beside it: results, batches, tokens \
+         and revocations since that copy are lost, and jobs without a result run again",
         path.display()
     )]
     Damaged {
@@ -79,8 +82,9 @@ pub enum StoreError {
     },
     /// Its files do not belong to one store.
     #[error(
-        "the store {} cannot be used: {why}, and SQLite would mix the two; `coordinator restore FILE` puts a copy in place of both and keeps \
-         them beside; if the right database is at hand, put that where the log is",
+        "the store {} cannot be used: {why}, and SQLite would mix the two; `coordinator restore \
+         FILE` puts a copy in place of both and keeps them beside it; if you have the right \
+         database, put it beside the log",
         path.display()
     )]
     Mixed {
@@ -93,7 +97,8 @@ pub enum StoreError {
     #[error("a `coordinator restore` was interrupted while it exchanged {}: run it again", .0.display())]
     Interrupted(PathBuf),
     /// It belongs to another account.
-    #[error("the store {} belongs to the account with number {owner}, and this is {own}: run this as that account, or give it to this one (chown)", path.display())]
+    #[error("the store {} belongs to the account with number {owner}, and this is {own}: run this \
+        as that account, or give the store to this one (chown)", path.display())]
     Owner {
         /// The file.
         path: PathBuf,
@@ -122,7 +127,8 @@ pub enum StoreError {
     #[error("the store {} was restored {} times, and its numbers are used up: begin with a new one (`state` names another directory)", .0.display(), MAX_RESTORES)]
     WornOut(PathBuf),
     /// It was written by a newer version of Mezcal.
-    #[error("the store {} has format {found}, and this version knows {VERSION} at most: install the version that wrote it, or a newer one", path.display())]
+    #[error("the store {} has format {found}, and this version knows formats up to {VERSION}: \
+        install the version that wrote it, or a newer one", path.display())]
     Newer {
         /// The file.
         path: PathBuf,

@@ -787,13 +787,13 @@ fn what_is_no_store_takes_nobodys_place() {
     drop(store);
     let before = std::fs::read(state.join("store.db")).expect("readable");
     for (wrong, why) in [
-        (file("text.db", b"not a database at all"), "no database"),
-        (file("empty.db", b""), "something else"),
+        (file("text.db", b"not a database at all"), "not a database"),
+        (file("empty.db", b""), "another program"),
         (file("short.db", &whole[..whole.len() / 2]), "damaged"),
         (file("torn.db", &torn), "damaged"),
-        (dir.path().join("other.db"), "something else"),
+        (dir.path().join("other.db"), "another program"),
         (dir.path().join("newer.db"), "format 99"),
-        (dir.path().join("logged.db"), "a log lies beside it"),
+        (dir.path().join("logged.db"), "its log lies beside it"),
     ] {
         let said = restore_file(&state, &wrong)
             .expect_err("refused")
@@ -949,7 +949,7 @@ fn tokens_are_good_for_their_host_their_time_and_nothing_else() {
         .join(own.id, own.secret, None, sign)
         .expect("unused");
     let over = token(&registry, "mezcal02", Duration::ZERO, false);
-    assert!(refused(registry.join(over.id, over.secret, None, sign)).contains("is over"));
+    assert!(refused(registry.join(over.id, over.secret, None, sign)).contains("has expired"));
     // Its name is taken until an admin says that the host was set up anew.
     let second = token(&registry, "mezcal01.lab", HOUR, false);
     assert!(

@@ -49,7 +49,7 @@ impl Registry {
                 "the certificate of the {holder} was revoked or replaced"
             )),
             Some((role, name, None)) if role != holder.role.as_str() || name != holder.name => {
-                no("that serial number is somebody else's".into())
+                no("that serial number belongs to another certificate".into())
             }
             None if self.listed && self.copy_of.is_some() && self.knows(holder) => {
                 let of = self.copy_of.filter(|at| *at != 0).map_or_else(
@@ -71,7 +71,8 @@ impl Registry {
                 ))
             }
             None if self.listed => no(format!(
-                "the certificate of the {holder} is not on this coordinator's list: `coordinator certs import` admits what `mezcal certs issue` made"
+                "the certificate of the {holder} is not on this coordinator's list: `coordinator \
+                 certs import` admits certificates that `mezcal certs issue` made"
             )),
             Some(_) | None => Ok(()),
         }

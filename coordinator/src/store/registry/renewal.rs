@@ -61,7 +61,8 @@ impl Registry {
         {
             let (ago, pause) = (ago.as_secs(), pause.as_secs_f64());
             return Err(Refusal::No(format!(
-                "the {holder} was given another certificate {ago} s ago, and gets one in {pause} s; use that one, or try again later"
+                "the {holder} was given another certificate {ago} s ago, and can get one every \
+                 {pause} s; use that one, or try again later"
             )));
         }
         let pem = self.replace(old, holder, sign)?;
@@ -87,7 +88,7 @@ impl Registry {
             let sql = "SELECT count(*) FROM certificate WHERE serial = ? AND role = ? AND name = ? AND revoked IS NULL";
             let counts: u64 = db.query_row(sql, params![old, holder.role.as_str(), holder.name], |row| row.get(0))?;
             if counts == 0 && self.listed {
-                return Ok(Err(no("the old certificate does not count any more")));
+                return Ok(Err(no("the old certificate is not valid any more")));
             }
             admit(db, &serial, holder.role, &holder.name, expires)?;
             remember_key(db, &serial, &der)?;
@@ -131,11 +132,12 @@ impl Registry {
                 way_back(holder)
             ))),
             Some((_, Some(_))) => Err(Refusal::No(format!(
-                "the certificate of the {holder} was revoked or replaced; if it should count, {}",
+                "the certificate of the {holder} was revoked or replaced; if it should be valid, \
+                 {}",
                 way_back(holder)
             ))),
             Some((expires, None)) if expires + RENEWABLE < now() => Err(Refusal::No(format!(
-                "the certificate of the {holder} has been over for too long: {}",
+                "the certificate of the {holder} expired too long ago: {}",
                 way_back(holder)
             ))),
             Some(_) => Ok(()),

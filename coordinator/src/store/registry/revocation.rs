@@ -35,7 +35,8 @@ impl Registry {
             let tokens = db.execute(sql, params![role.as_str(), name])? as u64;
             if certificates == 0 && tokens == 0 && before.is_none() {
                 return Ok(Err(Refusal::No(format!(
-                    "no certificate of the {} {name} is on this coordinator's list; `coordinator certs import` puts those of `mezcal certs issue` there",
+                    "no certificate of the {} {name} is on this coordinator's list; `coordinator \
+                     certs import` adds those that `mezcal certs issue` made",
                     role.as_str()
                 ))));
             }

@@ -41,7 +41,8 @@ impl Registry {
             let sql = "SELECT count(*) FROM token WHERE used IS NULL AND expires > ?";
             let alive: u64 = db.query_row(sql, [now], |row| row.get(0))?;
             if alive + names.len() as u64 > MAX_TOKENS {
-                return Ok(Err(Refusal::No(format!("there may be {MAX_TOKENS} tokens at a time, and {alive} are alive"))));
+                return Ok(Err(Refusal::No(format!("there can be {MAX_TOKENS} tokens at a time, and \
+                    {alive} are valid"))));
             }
             for (token, name) in tokens.iter().zip(names) {
                 let hash = hex(&sha256(&token.secret));
@@ -125,10 +126,10 @@ impl Registry {
             }
             let no = |text: String| Ok(Err(Refusal::No(text)));
             if used.is_some() {
-                return no("that token has been used; each is good for one time".into());
+                return no("that token has been used; each can be used once".into());
             }
             if expires <= now {
-                return no("that token is over; `coordinator token create` makes another".into());
+                return no("that token has expired; `coordinator token create` makes another".into());
             }
             let role = role(&kind);
             // Hosts say their own name, and users do not.
@@ -144,13 +145,15 @@ impl Registry {
                 && mezcal_common::model::hosts::short(&name) != Some(host)
                 && mezcal_common::model::hosts::short(host) != Some(&name)
             {
-                return no(format!("that token is for the host {name}, and this one calls itself {host} (`--name` says otherwise)"));
+                return no(format!("that token is for the host {name}, and this one calls itself \
+                    {host} (`--name` gives it another name)"));
             }
             let taken = "SELECT count(*) FROM certificate WHERE role = ? AND name = ? AND revoked IS NULL AND expires > ?";
             let taken: u64 = db.query_row(taken, params![kind, name, now], |row| row.get(0))?;
             if taken > 0 && !replace {
                 return no(format!(
-                    "{name} has joined already; for a host or user that was set up anew, `coordinator token create --replace` makes a token"
+                    "{name} has joined already; for a host or user that was reinstalled, \
+                     `coordinator token create --replace` makes a token"
                 ));
             }
             let pem = match sign(role, &name) {
