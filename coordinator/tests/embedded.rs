@@ -977,7 +977,7 @@ fn a_run_whose_keeper_is_killed_says_so_and_leaves_nothing_behind() {
         .collect();
     assert_eq!(
         errors,
-        vec!["the keeper of the engines is gone, and what they ran with it"; 3]
+        vec!["the keeper of the engines is gone, and their jobs with it"; 3]
     );
     wait_for("nothing is left", || {
         alive_with(&format!("sleep {mark}")) == 0

@@ -158,7 +158,8 @@ fn an_archive_of_three_programs_is_refused_before_any_host_is_touched() {
     let text = said(&out);
     assert!(
         out.status.code() == Some(2)
-            && text.contains("old.tar.gz is no archive of systemd/pack.sh of this version")
+            && text
+                .contains("old.tar.gz is not an archive that systemd/pack.sh of this version made")
             && text.contains("make one from the build"),
         "{:?} {text}",
         out.status

@@ -267,7 +267,7 @@ impl Cluster {
     pub fn reload_coordinator(&self) {
         let read = || {
             let log = self.log_text("coordinator");
-            log.matches("are read again").count() + log.matches("everything stays as it is").count()
+            log.matches("were read again").count() + log.matches("nothing is changed").count()
         };
         let before = read();
         crate::signal(

@@ -505,7 +505,7 @@ fn a_restarted_killed_or_stopped_agent_leaves_its_jobs_alone() {
     std::fs::write(&config, format!("{good}\nslotss = 3\n")).expect("written");
     machine.ok(&["systemctl", "reload", "mezcal-agent.service"]);
     wait_for("it says what is wrong", PATIENCE, || {
-        log().contains("everything stays as it is").then_some(())
+        log().contains("nothing is changed").then_some(())
     });
     std::fs::write(
         &config,

@@ -770,7 +770,7 @@ fn a_host_is_called_by_its_short_or_its_full_name() {
     );
     let said = site.ok("coordinator", &["revoke", "-p", "admin", "mezcal01"]);
     assert!(
-        said.starts_with("host mezcal01.lab: 1 certificate counts no more; 1 connection has ended"),
+        said.starts_with("host mezcal01.lab: 1 certificate was revoked; 1 connection has ended"),
         "{said}"
     );
     site.ok("coordinator", &["confirm-dead", "-p", "admin", "mezcal01"]);
@@ -949,7 +949,7 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
     );
     assert_eq!(
         said,
-        "user admin: 1 certificate counts no more; 1 connection has ended\n"
+        "user admin: 1 certificate was revoked; 1 connection has ended\n"
     );
     let out = site.run("coordinator", &["hosts", "-p", "admin"], "");
     assert!(
@@ -1363,7 +1363,10 @@ fn what_a_revoked_user_has_ends_and_whoever_revokes_hears_what_that_was() {
         "what ran is dead when the answer comes"
     );
     assert!(
-        said.starts_with("user sato: 1 certificate counts no more; 1 join token is void; 1 batch was cancelled: jobs 1 on hosts"),
+        said.starts_with(
+            "user sato: 1 certificate was revoked; 1 join token is void; 1 batch was \
+            cancelled: jobs 1 on hosts"
+        ),
         "{said}"
     );
     assert!(

@@ -108,5 +108,5 @@ fn an_agent_on_a_machine_with_anothers_name_gets_nothing_that_is_meant_for_the_o
             .log_text("coordinator")
             .contains("the alias gpu is given to a and to b")
     );
-    cluster.finish_with(&["everything stays as it is"]);
+    cluster.finish_with(&["nothing is changed"]);
 }

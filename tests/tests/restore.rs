@@ -79,7 +79,7 @@ fn a_restored_copy_runs_nothing_beside_what_its_original_has_placed() {
         .expect("it says so");
     for part in [
         "a copy of 2",
-        "revocations since are forgotten",
+        "revocations since then are forgotten",
         "certs list",
         "those jobs run again",
         "certs adopt",

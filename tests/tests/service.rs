@@ -788,7 +788,7 @@ fn a_cancel_goes_on_across_a_restart_of_the_coordinator() {
     assert_eq!(out.status.code(), Some(0), "{said:?}");
     assert!(
         said.0
-            .starts_with("1 job cancelled since the coordinator is there again; "),
+            .starts_with("1 job cancelled since the coordinator was reached again; "),
         "{said:?}"
     );
     assert!(said.1.contains("trying to reach it again"), "{said:?}");

@@ -184,7 +184,7 @@ fn an_agent_that_is_stopped_while_its_certificate_has_expired_leaves_nothing() {
     signal(cluster.agent_pid(1), libc::SIGHUP);
     wait_for("it reads its configuration again", PATIENCE, || {
         let log = cluster.log_text("agent01");
-        log.contains("agent01.toml is read again").then_some(())
+        log.contains("agent01.toml was read again").then_some(())
     });
     cluster.end_agent(1, libc::SIGTERM);
     wait_for("no keeper and no engine is left", PATIENCE, || {

@@ -176,7 +176,8 @@ impl Supervisor {
     }
 
     fn disbelieve(&self, index: EngineIndex, attempt: AttemptId) {
-        tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
+        tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; \
+            ignored");
     }
 
     pub(super) fn engine_ended(

@@ -270,7 +270,7 @@ async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> 
         service_manager::ready("the configuration is read again");
         match new {
             Err(e) => tracing::error!(
-                "everything stays as it is: {}",
+                "nothing is changed: {}",
                 mezcal_common::model::escape::chain(&e)
             ),
             Ok(new) => {
@@ -281,7 +281,7 @@ async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> 
                         later.join(", ")
                     );
                 }
-                tracing::info!("{} is read again", path.display());
+                tracing::info!("{} was read again", path.display());
                 let (coordinator, enrol, connect_timeout) =
                     (new.coordinator, new.enrol, new.connect_timeout);
                 return AgentConfig {

@@ -49,7 +49,7 @@ pub struct Keeper {
 /// Exit 2: this program's own file cannot be run again. Exit 3: the agent could not reach the
 /// coordinator on this host.
 pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
-    try_loopback().map_err(|e| Exit::unreachable(format!("nothing is started: {}", chain(&e))))?;
+    try_loopback().map_err(|e| Exit::unreachable(format!("nothing was started: {}", chain(&e))))?;
     let host = mezcal_common::system::config::host_name();
     let program = std::fs::File::open("/proc/self/exe")
         .map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
@@ -160,7 +160,7 @@ impl EmbeddedAgent {
                 "the agent within this process has ended".into()
             }
             Ok(Ok((Left::KeeperGone | Left::KeeperReplaced, _))) => {
-                "the keeper of the engines is gone, and what they ran with it".into()
+                "the keeper of the engines is gone, and their jobs with it".into()
             }
             Ok(Err(e)) => format!("the agent within this process has ended: {}", chain(&e)),
             Err(e) => format!("the agent within this process has failed: {e}"),

@@ -124,7 +124,8 @@ pub fn read(path: &Path) -> Result<Option<Note>, Exit> {
     };
     let note = serde_json::from_slice(&text).map_err(|e| {
         Exit::usage(format!(
-            "{} is no note of a batch ({e}); remove it, if no run that writes the file beside it is left",
+            "{} is not a note of a batch ({e}); remove it if no run writes the file beside it any \
+             more",
             path.display()
         ))
     })?;
@@ -203,7 +204,7 @@ mod tests {
             read(&path)
                 .expect_err("no note")
                 .message
-                .contains("is no note of a batch")
+                .contains("is not a note of a batch")
         );
     }
 }

@@ -110,7 +110,7 @@ impl ProfileArgs {
             (true, _, _) => Cluster::Embedded,
             (false, Some(_), Some(_)) if listen.is_none() => {
                 return Err(Exit::usage(format!(
-                    "{} has both `coordinator` and `listen`; one of them decides",
+                    "{} has both `coordinator` and `listen`; keep one of them",
                     path.display()
                 )));
             }
@@ -159,7 +159,7 @@ impl ProfileArgs {
 pub(crate) fn file(name: &str) -> Result<PathBuf, Exit> {
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
         return Err(Exit::usage(format!(
-            "{name:?} cannot be the name of a profile: it is that of a file, without a path"
+            "{name:?} cannot be the name of a profile, which is a file name without a path"
         )));
     }
     Ok(profiles_dir().join(format!("{name}.toml")))
@@ -214,8 +214,8 @@ fn known_profiles(dir: &Path) -> String {
         .collect();
     names.sort();
     if names.is_empty() {
-        format!("there are none in {}", dir.display())
+        format!("there are no profiles in {}", dir.display())
     } else {
-        format!("there are: {}", names.join(", "))
+        format!("profiles are: {}", names.join(", "))
     }
 }

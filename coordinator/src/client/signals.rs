@@ -24,7 +24,7 @@ impl Signals {
         {
             let handler = signal(kind).map_err(|e| Exit {
                 status: exit::BUG,
-                message: format!("no signal handler: {}", limits::named(e)),
+                message: format!("cannot set a signal handler: {}", limits::named(e)),
             })?;
             signals.push((kind.as_raw_value() as u8, handler));
         }

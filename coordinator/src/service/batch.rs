@@ -206,7 +206,7 @@ impl Batch {
 
 /// One client's view of one batch.
 pub(super) struct Following {
-    /// The client has opened the batch, which lives with its clients.
+    /// The client has opened the batch, which ends with its clients.
     owner: bool,
     wish: Wish,
     /// Results that were sent, or passed over; and of those, results that the client has kept.
@@ -257,7 +257,7 @@ impl Following {
         }
     }
 
-    /// The client has opened the batch, which lives with its clients.
+    /// The client has opened the batch, which ends with its clients.
     pub(super) fn is_owners(&self) -> bool {
         self.owner
     }

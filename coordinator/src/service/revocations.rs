@@ -1,4 +1,4 @@
-//! Revocations that are under way, and the clients whose certificates count no more.
+//! Revocations that are under way, and the clients whose certificates were revoked.
 
 use super::intake::InHand;
 use super::peers::ClientId;
@@ -85,7 +85,7 @@ pub(super) struct Revocations {
     /// The revocation that a cancel belongs to, by the scheduler's request, and the row in it.
     pub(super) cancels: HashMap<u64, (u64, usize)>,
     pub(super) next: u64,
-    /// Clients whose certificates count no more: their requests are not carried out.
+    /// Clients whose certificates were revoked: their requests are not carried out.
     pub(super) out: HashSet<ClientId>,
 }
 

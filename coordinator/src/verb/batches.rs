@@ -18,10 +18,10 @@ use std::time::Duration;
 /// List batches, oldest first.
 #[derive(Debug, clap::Args)]
 pub struct BatchesArgs {
-    /// Everybody's (admins)
+    /// Batches of all users (admins)
     #[arg(long)]
     pub all: bool,
-    /// Only those that have not ended
+    /// Only batches that have not ended
     #[arg(long)]
     pub running: bool,
     /// One JSON object per batch
@@ -212,7 +212,7 @@ fn details(batch: &BatchStatus) -> String {
     let attended = if batch.detached {
         "goes on without its client"
     } else {
-        "lives with its client"
+        "ends with its client"
     };
     text.push_str(&format!(
         "opened {} ago; {attended}{}\n",

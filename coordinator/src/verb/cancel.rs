@@ -31,20 +31,20 @@ const MOST: usize = 10;
 /// Kill jobs, and wait for the proof that no process of them is left.
 #[derive(Debug, clap::Args)]
 pub struct CancelArgs {
-    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed;
+    /// BATCH/JOB: JOB is the job's `id` or number, BATCH the beginning of the batch's id;
     /// only JOB when you have one batch
     #[arg(value_name = "JOB", required_unless_present_any = ["batch", "all"], conflicts_with_all = ["batch", "all"])]
     pub jobs: Vec<String>,
     /// A whole batch
     #[arg(long, value_name = "BATCH", value_parser = clap::builder::NonEmptyStringValueParser::new(), conflicts_with = "all", add = ArgValueCompleter::new(names::batches))]
     pub batch: Vec<String>,
-    /// All batches of yours
+    /// All your batches
     #[arg(long)]
     pub all: bool,
-    /// What to send first: a name or a number
+    /// Signal to send first: a name or a number
     #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = signal::parse)]
     pub signal: i32,
-    /// How long after that to KILL what is left
+    /// KILL the processes that are left after this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub grace: Option<Duration>,
     /// The outcome as one JSON object
@@ -115,7 +115,7 @@ async fn answered(
         match answer(remote, what.clone(), stop).await {
             Some(Ok(summary)) => return Ok((summary, again)),
             Some(Err(reason)) if again => {
-                let message = format!("since the coordinator is there again, it says: {reason}");
+                let message = format!("the coordinator, now reached again, says: {reason}");
                 return Err(Exit {
                     status: exit::FAILED,
                     message,
@@ -129,14 +129,18 @@ async fn answered(
             return Err(Exit::unreachable(why));
         }
         let tried = format_duration(patience);
-        tell!("{why}; what was cancelled stays so; trying to reach it again for {tried}");
+        tell!(
+            "{why}; jobs that were cancelled stay cancelled; trying to reach it again for \
+            {tried}"
+        );
         if !remote.reach_again(patience).await {
             let message = format!(
-                "{why}, and it was not reached again within {tried}; what it had taken of the cancel is carried out"
+                "{why}, and it was not reached again within {tried}; it carries out the part of \
+                 the cancel that it has received"
             );
             return Err(Exit::unreachable(message));
         }
-        tell!("the coordinator at {} is there again", remote.address);
+        tell!("connected to the coordinator at {} again", remote.address);
         (what, again) = (by_id.clone(), true);
     }
 }
@@ -273,7 +277,7 @@ fn words(s: &CancelSummary, again: bool) -> String {
         "{}{}; {} had to be killed, {}\n",
         counted(done, "job cancelled", "jobs cancelled"),
         if again {
-            " since the coordinator is there again"
+            " since the coordinator was reached again"
         } else {
             ""
         },
@@ -282,7 +286,8 @@ fn words(s: &CancelSummary, again: bool) -> String {
     );
     if s.survivors > 0 {
         text.push_str(
-            "what is alive does not die (`unkillable` in the results); its slots stay held\n",
+            "processes that are alive cannot be killed (`unkillable` in the results); their slots \
+             stay held\n",
         );
     }
     if s.unreachable > 0 {

@@ -36,7 +36,7 @@ enum CertsVerb {
     /// After a restore, on the coordinator's host: admit the certificate of a host that was renewed
     /// since the copy was made
     Adopt {
-        /// Its name; without a name, refused certificates are listed
+        /// The host's name; without it, refused certificates are listed
         #[arg(value_name = "HOST")]
         host: Option<String>,
         /// The serial number, if several certificates came with this name
@@ -48,8 +48,8 @@ enum CertsVerb {
     },
     /// On the coordinator's host: admit certificates that `mezcal certs issue` made
     Import {
-        /// The list of issued certificates that `mezcal certs issue` keeps (issued.jsonl); - is standard
-        /// input
+        /// The list of issued certificates that `mezcal certs issue` keeps (issued.jsonl); - is
+        /// standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// The coordinator's configuration file
@@ -133,13 +133,14 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
     let [(_, stranger)] = own.as_slice() else {
         return Err(Exit::usage(match own.is_empty() {
             true => format!(
-                "no certificate of {host} was refused since the store was restored; `coordinator certs adopt` shows those that were"
+                "no certificate of {host} was refused since the store was restored; `coordinator \
+                 certs adopt` lists the certificates that were"
             ),
             false => {
                 let serials: Vec<&str> = own.iter().map(|(_, s)| s.serial.as_str()).collect();
                 format!(
-                    "several certificates came with the name {host}, and one may be stolen: `openssl x509 -serial` on the host says which is its \
-                     own, and --serial takes that ({})",
+                    "several certificates came with the name {host}, and one may be stolen: give \
+                     --serial the one that `openssl x509 -serial` shows on the host ({})",
                     serials.join(", ")
                 )
             }
@@ -147,7 +148,8 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
     };
     with_registry(&state, |registry| registry.adopt(meant, &stranger.serial))?;
     tell!(
-        "the certificate {} of {meant} counts now, and no other of that host; it comes back by itself within five minutes",
+        "the certificate {} of {meant} is valid now, and no other of that host; its agent connects \
+         again by itself within five minutes",
         stranger.serial
     );
     Ok(0)

@@ -208,7 +208,8 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
         Err(e) => {
             let fix = match doctor::speaks_of_time(&e.message) {
                 true => {
-                    "compare the clocks: `date -u` here and there; `timedatectl set-ntp true` where it is off. If both are right, a certificate is over"
+                    "compare the clocks: `date -u` here and there; `timedatectl set-ntp true` \
+                     where it is off. If both are right, a certificate has expired"
                 }
                 false if e.message.contains("refused") => {
                     "coordinator join with a token gets another certificate"
@@ -280,7 +281,7 @@ fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<
     say(
         "hosts",
         names(&|h| h.quarantined.is_some()),
-        "fail whatever they get",
+        "fail all jobs that they get",
         "`coordinator hosts` shows why",
     );
     let off =
@@ -304,15 +305,16 @@ fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<
         "containment",
         names(&loose),
         "hold jobs by their process tree alone",
-        "`mezcal-agent doctor` there says what control groups of version 2 lack",
+        "`mezcal-agent doctor` there says what is missing for control groups of version 2",
     );
     let narrow = |h: &HostStatus| h.datagram.is_some_and(|bytes| bytes < DATAGRAM);
-    let seen = format!("datagrams of {DATAGRAM} bytes do not get there");
+    let seen = format!("datagrams of {DATAGRAM} bytes do not reach them");
     say(
         "path",
         names(&narrow),
         &seen,
-        "what lies between is slow but works; look for a tunnel, and at the MTU of its ends (ip link)",
+        "the path there is slow but works; look for a tunnel, and check the MTU of its ends (ip \
+         link)",
     );
     let old = |h: &HostStatus| {
         let engines = standing(h).map_or(&[][..], |standing| &standing.engines);
@@ -322,7 +324,8 @@ fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<
         "engines",
         names(&old),
         "engines older than their agent",
-        "nothing: they take no new jobs, and are replaced when what runs there has ended; to wait for nothing, restart them",
+        "nothing: they take no new jobs, and are replaced when the jobs that run there have ended; \
+         restart them to replace them at once",
     );
     let other = |h: &HostStatus| h.connected && h.program != mezcal_common::VERSION;
     say(

@@ -45,7 +45,7 @@ pub struct ResultsArgs {
     /// Its id, or the beginning of it
     #[arg(value_name = "BATCH", add = ArgValueCompleter::new(names::batches))]
     pub batch: String,
-    /// Only of jobs that did not succeed
+    /// Only results of jobs that did not succeed
     #[arg(long)]
     pub failed: bool,
     /// Where results go (default: standard output)

@@ -19,7 +19,7 @@ pub struct JoinArgs {
     /// The profile to make
     #[arg(short, long, value_name = "NAME", default_value = profile::DEFAULT)]
     pub profile: String,
-    /// Get a new certificate also if the profile has a valid one
+    /// Get a new certificate even if the profile has a valid one
     #[arg(long)]
     pub force: bool,
 }
@@ -33,7 +33,7 @@ pub fn run(args: &JoinArgs) -> Result<u8, Exit> {
     let (dir, known) = profile::place_of(&args.profile, &file)?;
     if !args.force && file.exists() && Credentials::load(&dir, Role::User).is_ok() {
         tell!(
-            "coordinator: the profile {} has a certificate that is good; --force gets another one",
+            "coordinator: the profile {} has a valid certificate; --force gets another one",
             args.profile
         );
         return Ok(0);
@@ -77,7 +77,7 @@ pub fn run(args: &JoinArgs) -> Result<u8, Exit> {
         }
     );
     if let Some(clock) = joined.clock {
-        tell!("coordinator: {clock}; commands work when that is mended");
+        tell!("coordinator: {clock}; commands work when that is fixed");
     }
     Ok(0)
 }

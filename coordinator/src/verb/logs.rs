@@ -13,7 +13,7 @@ use std::io::{IsTerminal, Write};
 /// Show what a job has written.
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed;
+    /// BATCH/JOB: JOB is the job's `id` or number, BATCH the beginning of the batch's id;
     /// only JOB when you have one batch
     #[arg(value_name = "JOB")]
     pub job: String,

@@ -73,10 +73,10 @@ pub struct UndrainArgs {
     pub profile: ProfileArgs,
 }
 
-/// Say that a host that cannot be reached is dead: its jobs run again elsewhere at once.
+/// Confirm that an unreachable host is dead: its jobs run again elsewhere at once.
 #[derive(Debug, clap::Args)]
 pub struct ConfirmDeadArgs {
-    /// Its name, short or in full. Jobs that do still run there will run twice
+    /// Its name, short or in full. Jobs that still run there will run twice
     #[arg(value_name = "HOST", add = ArgValueCompleter::new(names::hosts))]
     pub host: String,
     /// Which cluster
@@ -106,8 +106,8 @@ pub struct BackupArgs {
     pub config: PathBuf,
 }
 
-/// Replace the store of the coordinator on this host by a copy that `backup` made; the coordinator
-/// must be stopped.
+/// Replace the store of the coordinator on this host with a copy that `backup` made; the
+/// coordinator must be stopped.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
     /// The copy
@@ -267,8 +267,9 @@ pub fn restore(args: &RestoreArgs) -> Result<u8, Exit> {
         tell!("the store that was there is kept as {}", kept.display());
     }
     tell!(
-        "`coordinator serve` takes it up: old batches wait there until nothing of theirs can run any more (`--nothing-runs`, if you know \
-         that nothing does); tokens are void; then look at `coordinator certs list`"
+        "`coordinator serve` takes it up: old batches wait there until none of their jobs can run \
+         any more (`--nothing-runs` if you know that none do); join tokens are void; then check \
+         `coordinator certs list`"
     );
     Ok(0)
 }

@@ -45,7 +45,7 @@ pub struct ProvisionArgs {
     /// Users whose jobs the hosts run: their engines are enabled. They need accounts on the hosts
     #[arg(long, value_name = "NAME", conflicts_with = "home")]
     pub user: Vec<String>,
-    /// Without root: into the home of the account that ssh logs in as, which many hosts may share;
+    /// Install without root, into the home of the account that ssh logs in as (hosts may share it);
     /// all jobs run as that account
     #[arg(long)]
     pub home: bool,
@@ -56,13 +56,14 @@ pub struct ProvisionArgs {
     /// (default: the profile's)
     #[arg(long, value_name = "HOST[:PORT]")]
     pub coordinator: Option<String>,
-    /// Hosts that were revoked or set up anew join again, in the place of their old certificates
+    /// Let hosts that were revoked or reinstalled join again; new certificates replace their old
+    /// ones
     #[arg(long)]
     pub replace: bool,
     /// Hosts at a time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: u16,
-    /// How long to wait until they are connected
+    /// How long to wait for the agents to connect
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
     pub timeout: Duration,
     /// Only check, and say what would be done
@@ -141,7 +142,7 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
         return Err(Exit {
             status: FAILED,
             message: format!(
-                "{failed} of {count} hosts are not ready; run it again when that is mended"
+                "{failed} of {count} hosts are not ready; run it again when that is fixed"
             ),
         });
     }
@@ -152,7 +153,8 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
 fn program_in(archive: &Path) -> Result<String, Exit> {
     let cannot = |why: &str| {
         Exit::usage(format!(
-            "{} is no archive of systemd/pack.sh of this version: {why}; make one from the build that this coordinator is of",
+            "{} is not an archive that systemd/pack.sh of this version made: {why}; make one from \
+             the build of this coordinator",
             archive.display()
         ))
     };

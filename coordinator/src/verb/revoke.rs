@@ -21,13 +21,13 @@ pub struct RevokeArgs {
     /// Hosts, as names or ranges
     #[arg(value_name = "HOST", required_unless_present = "user")]
     pub hosts: Vec<String>,
-    /// A user instead
+    /// Users instead of hosts
     #[arg(long, value_name = "NAME", conflicts_with = "hosts")]
     pub user: Vec<String>,
-    /// The user's batches go on
+    /// Let the user's batches go on
     #[arg(long, requires = "user")]
     pub keep_batches: bool,
-    /// Also if no admin with a valid certificate is left then
+    /// Revoke even if no admin with a valid certificate would be left
     #[arg(long)]
     pub force: bool,
     /// One JSON object per host or user
@@ -96,8 +96,8 @@ fn revoked_in_words(member: Member, row: &RevokedMember, kept: bool, now: WallTi
         (0, None) => parts.push("it had no certificate".to_owned()),
         (count, _) => parts.push(counted(
             count,
-            "certificate counts no more",
-            "certificates count no more",
+            "certificate was revoked",
+            "certificates were revoked",
         )),
     }
     if row.tokens > 0 {

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Be the cluster's coordinator.
+/// Run the cluster's coordinator.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// The configuration file
@@ -32,8 +32,8 @@ pub struct ServeArgs {
     /// everybody who can reach it sees all batches
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
-    /// After a restore: say that no job of the old store runs any more; a job that does run will
-    /// run twice
+    /// After a restore: confirm that no job of the old store runs any more; a job that still runs
+    /// will run twice
     #[arg(long)]
     pub nothing_runs: bool,
 }
@@ -132,25 +132,25 @@ async fn reload(
 ) {
     let new = match CoordinatorConfig::read(path) {
         Ok(new) => new,
-        Err(why) => return tracing::error!("everything stays as it is: {why}"),
+        Err(why) => return tracing::error!("nothing is changed: {why}"),
     };
     let identity = expand_home(&started.identity);
     let presented = Credentials::load(&identity, Role::Coordinator)
         .and_then(|own| listener.present(&own, &PROTOCOLS).map(|()| own));
     let own = match presented {
         Ok(own) => own,
-        Err(e) => return tracing::error!("everything stays as it is: {}", chain(&e)),
+        Err(e) => return tracing::error!("nothing is changed: {}", chain(&e)),
     };
     let later = started.differs_for_good(&new);
     if !later.is_empty() {
         tracing::warn!(
-            "these keys are different now, and take effect when the coordinator is started again: {}",
+            "these keys have changed, and take effect when the coordinator is started again: {}",
             later.join(", ")
         );
     }
     service.adjust(new.adjustable(&own)).await;
     to_enrol.send_replace(Arc::new(own));
-    tracing::info!("{} and the certificate are read again", path.display());
+    tracing::info!("{} and the certificate were read again", path.display());
 }
 
 /// Opens the store, and reports the consequences if the store is a copy.
@@ -161,17 +161,21 @@ fn take_up(directory: &Path, nothing_runs: bool, lease: Duration) -> Result<Stor
     let longest = store.lease.unwrap_or(lease).max(lease) + FENCE_MARGIN;
     let held = match store.hold {
         Some(_) => format!(
-            "nothing of its old batches is placed for {} at least, until all that its original placed is surely over; the original must not run \
-             any more (`coordinator serve --nothing-runs` vouches that nothing does)",
+            "no job of its old batches is placed for {} at least, until all jobs that its original \
+             placed are surely over; the original must not run any more (`coordinator serve \
+             --nothing-runs` confirms that none of its jobs do)",
             format_duration(longest)
         ),
-        None => "its old batches are placed at once, since nothing of them runs, as somebody has vouched".to_owned(),
+        None => "its old batches are placed at once, since --nothing-runs confirms that none of \
+            their jobs run"
+            .to_owned(),
     };
     if let Some(copied) = was {
         tracing::warn!(
-            "the store in {} is {copied}, and becomes the original ({}): revocations since are forgotten, check `coordinator certs list`; \
-             results since are gone, and those jobs run again; all join tokens are void; hosts whose certificates were renewed since are \
-             refused until `coordinator certs adopt HOST`; {held}",
+            "the store in {} is {copied}, and becomes the original ({}): revocations since then \
+             are forgotten, check `coordinator certs list`; results since then are gone, and \
+             those jobs run again; all join tokens are void; hosts whose certificates were \
+             renewed since then are refused until `coordinator certs adopt HOST`; {held}",
             directory.display(),
             store.generation
         );
@@ -184,8 +188,9 @@ fn take_up(directory: &Path, nothing_runs: bool, lease: Duration) -> Result<Stor
     }
     if store.is_alone() {
         tracing::warn!(
-            "there is no room in {} for what several processes would share: until the coordinator is started again, only it can use the store, \
-             and `coordinator backup` and `coordinator certs import` cannot",
+            "there is no room in {} for the file that several processes would share: until the \
+             coordinator is started again, only it can use the store, and `coordinator backup` and \
+             `coordinator certs import` cannot",
             directory.display()
         );
     }

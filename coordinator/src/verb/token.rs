@@ -22,18 +22,17 @@ pub struct TokenArgs {
 enum TokenVerb {
     /// Make a token for each host or user; it is shown only once
     Create {
-        /// For hosts, as names or ranges: new ones by the full names that their jobs will be sent
-        /// to, as mezcal[01-12].example.org
+        /// For hosts, as names or ranges; give new hosts the full names that jobs will use, such as
+        /// mezcal[01-12].example.org
         #[arg(long, value_name = "HOST", required_unless_present = "user")]
         host: Vec<String>,
         /// For users
         #[arg(long, value_name = "NAME", conflicts_with = "host")]
         user: Vec<String>,
-        /// How long it is valid
+        /// How long a token is valid
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
         ttl: Duration,
-        /// It replaces the certificate that the host or user has: for a machine that was installed
-        /// anew
+        /// The token replaces the certificate that the host or user has, as after a reinstallation
         #[arg(long)]
         replace: bool,
         /// One JSON object per token
@@ -54,7 +53,7 @@ enum TokenVerb {
     },
     /// Delete an unused token
     Delete {
-        /// Its id, as the list shows it
+        /// The token's id, as `token list` shows it
         id: String,
         /// Which cluster
         #[command(flatten)]
@@ -135,8 +134,8 @@ fn list(json: bool, profile: &ProfileArgs) -> Result<u8, Exit> {
         rows.iter().map(|t| {
             let state = match (t.used, t.expires > now) {
                 (Some(at), _) => format!("used {}", time(at)),
-                (None, true) => format!("good until {}", time(t.expires)),
-                (None, false) => format!("over since {}", time(t.expires)),
+                (None, true) => format!("valid until {}", time(t.expires)),
+                (None, false) => format!("expired {}", time(t.expires)),
             };
             [t.id.clone(), word(t.member).into(), t.name.clone(), state]
         }),

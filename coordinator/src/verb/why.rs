@@ -11,7 +11,7 @@ use mezcal_common::model::escape::for_terminal;
 /// Say why a job does not run, host by host.
 #[derive(Debug, clap::Args)]
 pub struct WhyArgs {
-    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed;
+    /// BATCH/JOB: JOB is the job's `id` or number, BATCH the beginning of the batch's id;
     /// only JOB when you have one batch
     #[arg(value_name = "JOB")]
     pub job: String,

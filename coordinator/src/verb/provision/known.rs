@@ -85,7 +85,8 @@ impl Members {
             )),
             (true, None) => Ok(replace.then_some("joined again")),
             (false, None) if counts && !replace => Err(format!(
-                "{name} has joined before it was set up anew; with --replace it joins again, and its old certificate counts no more"
+                "{name} joined before it was reinstalled; with --replace it joins again, and its \
+                 old certificate is revoked"
             )),
             (false, None) => Ok(Some(if counts { "joined again" } else { "joined" })),
         }
