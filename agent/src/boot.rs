@@ -14,11 +14,11 @@ const LINGER: &str = "/var/lib/systemd/linger";
 const MARK: &str = "# mezcal-agent at-boot";
 const UNIT: &str = "mezcal-agent.service";
 
-/// Have this account's agent start when this host does, without root: by its own systemd (with
-/// linger), else by cron.
+/// Start this account's agent at boot, without root: by the account's own systemd (with linger),
+/// else by cron.
 #[derive(Debug, clap::Args)]
 pub struct BootArgs {
-    /// Only look: status 1 if it would not come back
+    /// Only check: exit status 1 if the agent would not start at boot
     #[arg(long)]
     pub check: bool,
 }

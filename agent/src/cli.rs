@@ -22,10 +22,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Connect to the coordinator and run its jobs, again and again until it is stopped.
+    /// Connect to the coordinator and run its jobs until stopped; a lost connection is made again.
     Run {
-        /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made
-        /// without root).
+        /// The configuration file (default: /etc/mezcal/agent.toml, or the one that `agent join`
+        /// made without root).
         #[arg(long, env = "MEZCAL_CONFIG")]
         config: Option<PathBuf>,
     },

@@ -879,7 +879,7 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
     let said = text(&out.stderr);
     assert!(
         !out.status.success()
-            && said.contains("not taken any more")
+            && said.contains("not accepted any more")
             && said.contains("has been used"),
         "{said}"
     );

@@ -174,7 +174,7 @@ impl Engine {
     fn never_started(&mut self, attempt: AttemptId, why: Reason) {
         self.idle();
         if why != Reason::Stopped {
-            let short = "its host was short of what it takes to start it";
+            let short = "its host was short of the resources to start it";
             self.report(attempt, Outcome::never_ran(why.ended(), short.to_owned()));
         }
     }

@@ -34,7 +34,7 @@ impl Supervisor {
         if claims && self.session.is_some() && self.sets[set].is_told_served() {
             self.leave_out(
                 set,
-                "an engine of theirs runs what this agent has not given it".into(),
+                "an engine of theirs runs a job that this agent has not given it".into(),
                 now,
             );
         }

@@ -379,12 +379,12 @@ impl Driver {
         };
         match self.links.hear(&keeper, set) {
             Ok(()) => {
-                tracing::info!(user, "the engines of {user} are there");
+                tracing::info!(user, "the engines of {user} are available");
                 self.keepers.put(set, keeper);
                 self.present.comes(user);
             }
             Err(e) => {
-                let why = format!("their keeper cannot be talked to: {e}");
+                let why = format!("their keeper cannot be reached: {e}");
                 self.supervisor.handle(Event::KeeperGone { set, why }, now);
             }
         }
@@ -427,7 +427,10 @@ impl Driver {
             tracing::info!(running, "stopping");
             (GOODBYE, Event::Stop)
         } else {
-            tracing::info!(running, "leaving; what runs goes on in its users' engines");
+            tracing::info!(
+                running,
+                "leaving; running jobs go on in their users' engines"
+            );
             (LEAVE, Event::Leave)
         };
         self.stopping = Some(now + patience);

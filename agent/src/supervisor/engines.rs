@@ -176,8 +176,8 @@ impl Supervisor {
     }
 
     fn disbelieve(&self, index: EngineIndex, attempt: AttemptId) {
-        tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; \
-            ignored");
+        tracing::warn!(engine = index.0, %attempt, "an engine reports on an attempt that it was \
+            not given; ignored");
     }
 
     pub(super) fn engine_ended(
@@ -268,7 +268,7 @@ fn why_over(ended: Ended, named: bool, killed: u32, survivors: u32) -> (Ended, S
     let left = format!("{killed} processes that it left were killed");
     let died = || format!("its engine died; {left}");
     if survivors > 0 {
-        let why = "its engine is dead or dying, and something of it does not die";
+        let why = "its engine is dead or dying, and a process of it does not die";
         return (Ended::Unkillable, why.to_owned());
     }
     match ended {

@@ -88,7 +88,10 @@ impl Generations {
         let mut met = Met::default();
         for line in text.lines() {
             let (store, generation) = read_line(line).ok_or_else(|| {
-                std::io::Error::new(ErrorKind::InvalidData, format!("{line:?} is no generation"))
+                std::io::Error::new(
+                    ErrorKind::InvalidData,
+                    format!("{line:?} is not a generation"),
+                )
             })?;
             met.remember(store, generation);
         }
@@ -111,8 +114,8 @@ impl Generations {
                 if let Some(file) = &self.file {
                     write(file, &met).map_err(|e| {
                         format!(
-                            "its store was {generation}, and that cannot be remembered in {}: {e}; mend that, so that this host never works for an \
-                             older copy beside it",
+                            "its store was {generation}, and that cannot be recorded in {}: {e}; \
+                             fix that, so that this host never works for an older copy beside it",
                             file.display()
                         )
                     })?;
@@ -223,7 +226,7 @@ mod tests {
         let said = generations
             .meet(StoreId(1), restored(100))
             .expect_err("it is forgotten at the next start");
-        assert!(said.contains("cannot be remembered in"), "{said}");
+        assert!(said.contains("cannot be recorded in"), "{said}");
         generations
             .meet(StoreId(1), Generation::default())
             .expect("nothing was met");

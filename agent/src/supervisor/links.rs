@@ -183,8 +183,8 @@ fn hear(
         let why = match result {
             Ok(()) => "their keeper is gone".to_owned(),
             Err(e) => {
-                tracing::error!(set, error = %e, "a keeper cannot be understood; closing its link");
-                format!("their keeper cannot be understood: {e}")
+                tracing::error!(set, error = %e, "the link to a keeper has failed; closing it");
+                format!("the link to their keeper has failed: {e}")
             }
         };
         let _ = inputs.blocking_send(EngineInput::KeeperGone(set, why));
@@ -208,14 +208,16 @@ fn hear_keeper(
     let own = |engine: EngineIndex| match engine.0 < slots {
         true => Ok(EngineIndex(set as u16 * slots + engine.0)),
         false => Err(Error::other(format!(
-            "it speaks of engine {engine} and has {slots}, from 0"
+            "it names engine {engine} and has {slots}, numbered from 0"
         ))),
     };
     while let Some((message, fd)) = packet::receive::<FromKeeper>(keeper.as_fd())? {
         let input = match (message, fd) {
             (FromKeeper::Link { engine }, Some(fd)) => {
                 if packet::peer(&fd)? != packet::peer(keeper)? {
-                    return Err(Error::other("a link that another account has made"));
+                    return Err(Error::other(
+                        "it sends a link that another account has made",
+                    ));
                 }
                 let (engine, link) = (own(engine)?, LINKS.fetch_add(1, Ordering::Relaxed));
                 let stream = std::os::unix::net::UnixStream::from(fd);

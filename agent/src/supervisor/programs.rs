@@ -155,7 +155,8 @@ impl Supervisor {
                     );
                     tracing::info!(
                         user,
-                        "the engines are of {version}, and this agent of {own}: new ones take their place when what runs there has ended"
+                        "the engines are of {version}, and this agent of {own}: new ones take \
+                         their place when the jobs that run there have ended"
                     );
                     self.sets[set].set_replacing(Replacing::Draining);
                 }

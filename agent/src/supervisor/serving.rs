@@ -133,7 +133,7 @@ impl Supervisor {
                 Some(Wrong::Unfit) => {
                     self.leave_out(
                         set,
-                        "an engine of theirs runs what the coordinator does not know".into(),
+                        "an engine of theirs runs a job that the coordinator does not know".into(),
                         now,
                     );
                 }

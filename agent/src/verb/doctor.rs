@@ -18,7 +18,7 @@ const SPACE: u64 = 64 << 20;
 /// Check whether this host can run jobs, and say what to do about each fault.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made
+    /// The configuration file (default: /etc/mezcal/agent.toml, or the one that `agent join` made
     /// without root)
     #[arg(long, env = "MEZCAL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -159,19 +159,22 @@ fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
             Finding::wrong(
                 what,
                 why,
-                "compare the clocks first: `date -u` here and there; `timedatectl set-ntp true` where it is off. If both are right, the certificate is over",
+                "compare the clocks first: `date -u` here and there; `timedatectl set-ntp true` \
+                 where it is off. If both are right, the certificate has expired",
             )
         }
         Err(Greeting::Refused(why)) => Finding::wrong(
             what,
             why,
-            "`coordinator certs list` shows whose certificates count; mezcal-agent join with a token of `coordinator token create --replace` gets one",
+            "`coordinator certs list` shows which certificates are valid; mezcal-agent join with a \
+             token of `coordinator token create --replace` gets one",
         ),
         Err(Greeting::Other(why)) => Finding::wrong(
             what,
             why,
             format!(
-                "is {} the coordinator of this host's cluster ({}), and of a version like this one's, {}?",
+                "is {} the coordinator of this host's cluster ({}), and is its version close to \
+                 this one's, {}?",
                 config.coordinator,
                 credentials.identity().cluster,
                 mezcal_common::VERSION
@@ -229,7 +232,7 @@ fn engines_of(dir: &Path, user: &str, agents: Option<u32>, bound: &str) -> Findi
     let Some(account) = account::named(user) else {
         return Finding::wrong(
             what,
-            format!("{} is of nobody's", dir.display()),
+            format!("{} belongs to no user", dir.display()),
             format!("rm -r {}", dir.display()),
         );
     };
@@ -331,7 +334,8 @@ fn contained(root: Option<&str>, slice: Option<&str>, kernel: &str) -> Finding {
         (Some(_), _) => Finding::doubtful(
             what,
             format!("{without}: this system was not given it"),
-            "in a container: whoever starts it has to delegate the controller; else boot with cgroup_enable=memory",
+            "in a container: have the controller delegated where the container is started; else \
+             boot with cgroup_enable=memory",
         ),
     }
 }
@@ -390,7 +394,7 @@ fn replaced(exe: &str, words: &[u8]) -> Option<Part> {
 fn older(ours: &str, agent: bool, engines: &[String]) -> Finding {
     let mut fixes = Vec::new();
     if agent {
-        fixes.push("systemctl restart mezcal-agent, which no job feels".to_owned());
+        fixes.push("systemctl restart mezcal-agent, which disturbs no job".to_owned());
     }
     let units: Vec<String> = engines
         .iter()

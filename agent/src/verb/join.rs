@@ -27,26 +27,26 @@ pub struct JoinArgs {
     /// File that holds the token; - reads it from standard input
     #[arg(long, value_name = "FILE")]
     pub token_file: PathBuf,
-    /// The configuration file, made unless it is there (default: /etc/mezcal/agent.toml; without
+    /// The configuration file, made if it does not exist (default: /etc/mezcal/agent.toml; without
     /// root ~/.local/state/mezcal-agent/HOST/agent.toml, or in /var/tmp if the home is on a network
     /// file system)
     #[arg(long, env = "MEZCAL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Directory for cert.pem, key.pem and ca.pem (default: what the configuration file says, else
+    /// Directory for cert.pem, key.pem and ca.pem (default: the one in the configuration file, else
     /// /var/lib/mezcal-agent/pki, or beside the configuration file without root)
     #[arg(long, value_name = "DIR")]
     pub identity: Option<PathBuf>,
-    /// What this host calls itself (default: its host name); the token decides
+    /// Name of this host (default: its host name); it has to match the token's
     #[arg(long, value_name = "HOST")]
     pub name: Option<String>,
     /// Jobs at a time, for a new configuration file (default: the CPUs)
     #[arg(long, value_name = "N")]
     pub slots: Option<u16>,
-    /// Get a new certificate also if there is a valid one; a token of `coordinator token create
-    /// --replace` does so by itself
+    /// Get a new certificate even if there is a valid one; a token of `coordinator token create
+    /// --replace` does so without this
     #[arg(long)]
     pub force: bool,
-    /// What was done, as one JSON object
+    /// Report as one JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -160,7 +160,7 @@ fn keys(identity: &Path, owner: Option<Owner>) -> anyhow::Result<Directory> {
     let mut keys = Directory::make(identity, PRIVATE)?;
     if let Some(owner) = owner {
         keys.give_to(owner)
-            .with_context(|| format!("the key is to be {ACCOUNT}'s"))?;
+            .with_context(|| format!("the key has to belong to {ACCOUNT}"))?;
     }
     keys.try_writing()?;
     Ok(keys)
@@ -185,7 +185,8 @@ fn write_configuration(place: &Directory, config: &Path, text: &str) -> anyhow::
 fn remark(root: bool, known: Option<AgentConfig>, joined: &mezcal_certs::Joined, config: &Path) {
     if !root {
         tell!(
-            "agent: `mezcal agent at-boot` has it started when this host is, or says what that takes; without it this agent does not come back"
+            "agent: `mezcal agent at-boot` has the agent started at boot, or says what is missing \
+             for that; without it this agent does not come back after a reboot"
         );
     }
     if let Some(known) = known.filter(|known| known.coordinator != joined.coordinator) {
@@ -196,7 +197,7 @@ fn remark(root: bool, known: Option<AgentConfig>, joined: &mezcal_certs::Joined,
         );
     }
     if let Some(clock) = &joined.clock {
-        tell!("agent: {clock}; the agent can be started when that is mended");
+        tell!("agent: {clock}; the agent can be started when that is fixed");
     }
 }
 
@@ -211,10 +212,11 @@ fn goes_on(
     match greet(&known.coordinator, credentials) {
         Ok(_) => Ok(unused),
         Err(Greeting::Refused(refused) | Greeting::Other(refused)) => Err(why.context(format!(
-            "this host's certificate is not taken any more: {refused}"
+            "this host's certificate is not accepted any more: {refused}"
         ))),
         Err(Greeting::Lost(lost)) => Ok(format!(
-            "{unused}; and the coordinator could not be asked whether the certificate counts: {lost}"
+            "{unused}; and the coordinator could not be asked whether the certificate is valid: \
+             {lost}"
         )),
     }
 }

@@ -161,7 +161,7 @@ impl<'a> Life<'a> {
                 let engines = links::engines_of(keepers, config.slots(), name)?;
                 tracing::info!(
                     users = users.join(" "),
-                    "runs jobs of those who have engines here"
+                    "runs jobs of the users who have engines here"
                 );
                 let finder = users::Finder::new(&config.engines, config.slots());
                 Ok(Some((Some(users), engines.and_others(finder))))
@@ -277,7 +277,8 @@ async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> 
                 let later = now.differs_for_good(&new);
                 if !later.is_empty() {
                     tracing::warn!(
-                        "these keys are different now, and take effect when the agent is started again: {}",
+                        "these keys have changed, and take effect when the agent is started again: \
+                         {}",
                         later.join(", ")
                     );
                 }

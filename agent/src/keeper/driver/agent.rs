@@ -93,7 +93,7 @@ impl Driver {
         {
             tracing::warn!(
                 engine,
-                "{why}; another one is started, after pauses if that does not last"
+                "{why}; another one is started, after pauses if it keeps failing"
             );
             self.said.insert(engine, (why, now));
         }

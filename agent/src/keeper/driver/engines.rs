@@ -121,7 +121,8 @@ impl Driver {
                         && status == WaitStatus::Exited(1)
                     {
                         return Err(Error::other(format!(
-                            "no room for engine {index}, which has said why; fewer slots need less"
+                            "no resources for engine {index}, which has logged the reason; fewer \
+                             slots need less"
                         )));
                     }
                     if self.asked.is_none() {

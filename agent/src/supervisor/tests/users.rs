@@ -168,7 +168,7 @@ fn what_engines_claim_to_an_agent_that_is_new_counts_for_their_own_user_only() {
         attempts: vec![(of(2, 7), 1)],
     };
     insta::assert_snapshot!(s.event(Event::Coordinator(known)), @"
-    served: okazaki; not sato: an engine of theirs runs what the coordinator does not know
+    served: okazaki; not sato: an engine of theirs runs a job that the coordinator does not know
     pull to 1, 1 idle
     ");
     s.contexts();
@@ -191,7 +191,7 @@ fn what_an_engine_claims_after_its_users_inventory_takes_nobodys_slots() {
     };
     insta::assert_snapshot!(s.event(Event::Engine(EngineIndex(3), claim)), @"
     3 < lease until Some(1600s)
-    served: okazaki; not sato: an engine of theirs runs what this agent has not given it
+    served: okazaki; not sato: an engine of theirs runs a job that this agent has not given it
     pull to 2, 2 idle
     ");
     insta::assert_snapshot!(s.place(&[of(1, 1), of(1, 2)]), @"

@@ -34,7 +34,7 @@ fn each_way_to_be_without_the_memory_controller_has_its_own_way_out() {
     warn  containment     cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`: the kernel was started without it
                           -> boot with cgroup_enable=memory, and without cgroup_disable=memory
     warn  containment     cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`: this system was not given it
-                          -> in a container: whoever starts it has to delegate the controller; else boot with cgroup_enable=memory
+                          -> in a container: have the controller delegated where the container is started; else boot with cgroup_enable=memory
     ");
 }
 
@@ -76,10 +76,10 @@ fn whoever_is_older_is_named() {
     insta::assert_snapshot!(doctor::table(&all.map(|(agent, users)| older("1.2", agent, users))), @r"
     ok    version         1.2
     warn  version         1.2 is installed, and an older agent runs
-                          -> systemctl restart mezcal-agent, which no job feels
+                          -> systemctl restart mezcal-agent, which disturbs no job
     warn  version         1.2 is installed, and older engines run, of okazaki
                           -> systemctl restart mezcal-engines@okazaki, which ends the jobs there: they run again elsewhere
     warn  version         1.2 is installed, and an older agent runs, and older engines of okazaki, sato
-                          -> systemctl restart mezcal-agent, which no job feels; systemctl restart mezcal-engines@okazaki mezcal-engines@sato, which ends the jobs there: they run again elsewhere
+                          -> systemctl restart mezcal-agent, which disturbs no job; systemctl restart mezcal-engines@okazaki mezcal-engines@sato, which ends the jobs there: they run again elsewhere
     ");
 }

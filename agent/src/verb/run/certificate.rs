@@ -199,7 +199,7 @@ fn put_in_place(files: &Path, of: Option<&Identity>) -> Option<Credentials> {
             return Some(new);
         }
         Ok(new) => tracing::error!(
-            "the certificate is now that of the {}: restart this agent to be that",
+            "the certificate is now that of the {}: restart this agent to use it",
             new.identity()
         ),
         Err(e) => tracing::error!("the certificate has changed and is not used: {}", chain(&e)),
