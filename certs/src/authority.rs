@@ -61,7 +61,8 @@ pub enum CertsError {
     NoIssuer(PathBuf),
     /// No peer would accept certificates that it signs.
     #[error(
-        "the certificate that should sign others is not that of the key beside it: put both back from where they came, or make new ones"
+        "the issuer's certificate does not belong to the key beside it: put the two that belong \
+         together there, or make new ones"
     )]
     Pair,
     /// An expired issuer cannot make valid certificates.
@@ -73,7 +74,7 @@ pub enum CertsError {
     #[error("not a certificate signing request that its own key has signed")]
     Request(#[source] rcgen::Error),
     /// A certificate that cannot be used.
-    #[error("the new certificate is of no use")]
+    #[error("the new certificate cannot be used")]
     Useless(#[from] CredentialsError),
     /// The system gives no randomness.
     #[error("the system's random generator failed")]

@@ -41,7 +41,7 @@ enum Verb {
         /// Where to.
         dir: PathBuf,
     },
-    /// Show what a certificate says.
+    /// Show the contents of a certificate.
     Show {
         /// A PEM file.
         file: PathBuf,
@@ -86,7 +86,7 @@ enum Issue {
         #[command(flatten)]
         common: Common,
     },
-    /// For the coordinator, too: it can then issue certificates to hosts and users that join.
+    /// For the coordinator, so that it can issue certificates to hosts and users that join.
     Issuer {
         #[command(flatten)]
         common: Common,
@@ -123,7 +123,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             let (_, authority) = ClusterDir::init(&dir, &cluster)?;
             print(authority.cluster())?;
             tell!(
-                "certs: made {}; keep ca-key.pem there safe, whoever has it can join the cluster",
+                "certs: made {}; keep ca-key.pem there safe, since anyone who has it can join the \
+                 cluster",
                 dir.display()
             );
             Ok(())

@@ -16,7 +16,7 @@ pub enum JoinError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The coordinator refuses us.
-    #[error("the coordinator at {address} says no: {reason}")]
+    #[error("the coordinator at {address} refuses: {reason}")]
     Refused {
         /// The coordinator's address.
         address: String,
@@ -24,7 +24,7 @@ pub enum JoinError {
         reason: String,
     },
     /// The certificate that it gave us cannot be used.
-    #[error("the certificate from {address} is of no use")]
+    #[error("the certificate from {address} cannot be used")]
     Useless {
         /// The coordinator's address.
         address: String,

@@ -134,8 +134,9 @@ pub fn clock() -> Finding {
     match state {
         libc::TIME_ERROR | -1 => Finding::doubtful(
             "clock",
-            "nobody keeps it right",
-            "timedatectl set-ntp true, or start the site's time service: without one times in results drift, and certificates seem early or late",
+            "no time service keeps it right",
+            "timedatectl set-ntp true, or start the site's time service: without one, times in \
+             results drift, and certificates seem expired or not valid yet",
         ),
         _ => Finding::fine("clock", "kept right by a time service"),
     }
@@ -154,7 +155,8 @@ pub fn space(what: &'static str, path: &Path, wanted: u64) -> Finding {
             let free = stat.f_bavail * stat.f_frsize;
             let seen = format!("{} MiB free in {}", free >> 20, path.display());
             if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
-                let fix = "`dmesg` says why (a disk with errors is made so); mount -o remount,rw when that is mended";
+                let fix = "`dmesg` says why (a disk with errors is made so); mount -o remount,rw \
+                    when that is fixed";
                 return Finding::wrong(
                     what,
                     format!("the file system of {} is read-only", path.display()),
@@ -187,7 +189,7 @@ pub fn doubtful_for_us(what: &'static str, path: &Path) -> Finding {
     let us = account::own_name();
     Finding::doubtful(
         what,
-        format!("{us} may not look at {}", path.display()),
+        format!("{us} is not allowed to read {}", path.display()),
         "run the doctor as root, or as the account that it belongs to",
     )
 }
@@ -242,7 +244,7 @@ pub fn unreadable(what: &'static str, account: &str, files: &[PathBuf]) -> Optio
             ),
         };
         let seen = format!(
-            "{account}, who needs {}, cannot {}",
+            "{account} needs {} and cannot {}",
             file.display(),
             match closed == *file {
                 true => "read it".to_owned(),
@@ -269,15 +271,15 @@ pub fn configuration(error: &ConfigError, absent: &str) -> Finding {
         ConfigError::Parse { .. } => Finding::wrong(
             what,
             chain(error),
-            "mend the file; nothing starts with it as it is",
+            "correct the file; nothing starts with it as it is",
         ),
     }
 }
 
 /// A certificate that cannot be used. `anew`: how to get another one.
 pub fn credentials(what: &'static str, error: &CredentialsError, anew: &str) -> Finding {
-    const CLOCK: &str =
-        "look at the clock first (`timedatectl`): what is right when it is set needs nothing else";
+    const CLOCK: &str = "check the clock first (`timedatectl`): a certificate that is valid once \
+                         the clock is set needs nothing else";
     match error {
         CredentialsError::Read { path, source } if source.kind() == ErrorKind::PermissionDenied => {
             doubtful_for_us(what, path)
@@ -380,7 +382,8 @@ mod tests {
             .iter()
             .filter_map(|e| credentials("certificate", e, "join again").fix)
             .collect();
-        let clock = "look at the clock first (`timedatectl`): what is right when it is set needs nothing else";
+        let clock = "check the clock first (`timedatectl`): a certificate that is valid once the \
+            clock is set needs nothing else";
         let over = format!("{clock}; if the clock is right, join again");
         assert_eq!(
             ways_out,
@@ -419,7 +422,7 @@ mod tests {
                 path: "/etc/x.toml".into(),
                 source
             })
-            .contains("mend the file")
+            .contains("correct the file")
         );
     }
 }

@@ -1093,7 +1093,7 @@ fn who_joins_at_the_port_for_members_hears_which_one_is_right() {
     ];
     let out = site.run("agent", &args, &host);
     let right = format!(
-        "nobody joins at {address}: that port is for hosts and users who have joined already; joining goes to port 7434"
+        "nobody can join at {address}: that port is for hosts and users who have joined already; joining uses port 7434"
     );
     assert!(
         out.status.code() == Some(3) && text(&out.stderr).contains(&right),

@@ -31,7 +31,8 @@ pub enum HostsError {
     Name(String),
     /// It begins like an option, or like the names that some tools exclude from a list.
     #[error(
-        "{0:?} is not a host name, since none begins with '-'; a host that is to be left out is left out of the list"
+        "{0:?} is not a host name, since none begins with '-'; to leave a host out, leave it out \
+         of the list"
     )]
     Dash(String),
     /// A colon outside an IPv6 address: usually a port.

@@ -41,7 +41,7 @@ pub fn parse(text: &str) -> Result<i32, String> {
     known.map(|(_, number)| *number).ok_or_else(|| {
         let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
         format!(
-            "no signal {text:?}: give its number, or one of {}",
+            "there is no signal {text:?}: give a number, or one of {}",
             names.join(", ")
         )
     })

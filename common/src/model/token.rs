@@ -22,7 +22,8 @@ pub struct Token {
 /// A text is not a token.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "that is no join token: it looks like {FORM}.ROOT.ID.SECRET, as `coordinator token create` prints it"
+    "that is not a join token, which looks like {FORM}.ROOT.ID.SECRET, as `coordinator token \
+     create` prints it"
 )]
 pub struct NoToken;
 

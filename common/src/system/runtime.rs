@@ -48,6 +48,6 @@ fn has_begun_to_block(runtime: &Runtime) -> bool {
 fn no_room(e: Error) -> Error {
     Error::new(
         e.kind(),
-        format!("no room for this program to begin: {}", limits::named(e)),
+        format!("not enough resources to start: {}", limits::named(e)),
     )
 }

@@ -46,7 +46,8 @@ pub enum ConnectError {
     },
     /// The peer speaks other protocols.
     #[error(
-        "the peer at {address} speaks no protocol of ours ({reason}); the older of the two sides needs an upgrade"
+        "the peer at {address} speaks none of our protocol versions ({reason}); the older of the \
+         two sides needs an upgrade"
     )]
     Protocol {
         /// The address.
@@ -61,8 +62,9 @@ pub enum ConnectError {
     NotEnrolling(String),
     /// The address serves members only.
     #[error(
-        "nobody joins at {address}: that port is for hosts and users who have joined already; joining goes to port {port}, unless `enrol` in the \
-         coordinator's coordinator.toml names another one"
+        "nobody can join at {address}: that port is for hosts and users who have joined already; \
+         joining uses port {port}, unless `enrol` in the coordinator's coordinator.toml names \
+         another one"
     )]
     ForMembers {
         /// The address.
@@ -81,7 +83,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// We refuse this coordinator.
-    #[error("the coordinator at {address} is not worked for: {why}")]
+    #[error("the coordinator at {address} is not accepted: {why}")]
     Unfit {
         /// The address.
         address: String,

@@ -42,12 +42,14 @@ pub enum LoopbackError {
     Forbidden(#[source] std::io::Error),
     /// Another error of sending.
     #[error(
-        "nothing can be sent to 127.0.0.1 by UDP; look at `ip address show lo` and `ip route get 127.0.0.1`"
+        "nothing can be sent to 127.0.0.1 by UDP; check `ip address show lo` and `ip route get \
+         127.0.0.1`"
     )]
     Sending(#[source] std::io::Error),
     /// It was sent, and does not arrive.
     #[error(
-        "what is sent to 127.0.0.1 by UDP does not arrive; does a packet filter drop it? It must let UDP on the loopback interface (lo) through"
+        "packets that are sent to 127.0.0.1 by UDP do not arrive; does a packet filter drop it? It \
+         must let UDP on the loopback interface (lo) through"
     )]
     Dropped,
 }

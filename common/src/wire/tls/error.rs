@@ -61,7 +61,8 @@ pub enum CredentialsError {
         role: Role,
     },
     /// The certificate is for another key.
-    #[error("{} is not the certificate of the key in {}: if no files that belong together are left, {}", path.display(), key.display(), anew(*role))]
+    #[error("{} is not the certificate of the key in {}: if you have no files that belong \
+        together, {}", path.display(), key.display(), anew(*role))]
     Pair {
         /// The certificate file.
         path: PathBuf,
