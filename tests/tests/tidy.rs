@@ -2,6 +2,8 @@
 //! wings of the coordinator, verbs that stand alone, no circles, pure cores, a map that is true, and
 //! sizes.
 
+#[path = "tidy/layers.rs"]
+mod layers;
 #[path = "tidy/source.rs"]
 mod source;
 

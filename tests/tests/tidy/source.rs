@@ -56,6 +56,11 @@ impl Source {
         }
     }
 
+    /// The paths that it imports, as they are written.
+    pub(super) fn imports(&self) -> impl Iterator<Item = &[String]> {
+        self.facts.imports.iter().map(Vec::as_slice)
+    }
+
     /// The paths of modules and their items that it names, each from its crate's folder on.
     pub(super) fn names(&self) -> BTreeSet<Vec<&str>> {
         let Some(module) = self.module() else {
