@@ -1525,7 +1525,7 @@ fn a_user_who_has_engines_on_no_host_hears_so_at_once() {
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
     wait_for("it is said", PATIENCE, || {
         said()
-            .contains("1 job waits for a host that runs jobs of sato: root enables mezcal-engines@sato.service there")
+            .contains("1 job waits for a host that runs jobs of sato (root enables mezcal-engines@sato.service there)")
             .then_some(())
     });
     mezcal_tests::signal(run.id() as i32, libc::SIGINT);
