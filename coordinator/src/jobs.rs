@@ -8,12 +8,14 @@ mod fault;
 mod job;
 mod keys;
 pub mod locate;
+mod made;
 mod object;
 mod order;
 mod read;
 mod shared;
 mod spans;
 pub(crate) mod surrogates;
+pub mod template;
 mod value;
 
 pub use job::Job;
@@ -29,8 +31,10 @@ use mezcal_common::model::ids::JobNumber;
 use mezcal_common::model::job::{BatchContext, Command, MAX_CONTEXT};
 use mezcal_common::model::octets;
 use mezcal_common::wire::codec;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use template::Template;
 
 /// The most errors of one input that are shown; the rest are counted.
 const MAX_SHOWN: usize = 20;
@@ -64,6 +68,8 @@ pub struct Jobs {
     text: String,
     spans: Vec<(usize, u32)>,
     format: Format,
+    /// Makes the jobs, instead of a text that has them.
+    made: Option<Template>,
     /// Numbers of the jobs in the input, if some jobs have been taken out.
     places: Option<Vec<u32>>,
     /// Directory for output of jobs without `out` and `err`, as [`octets`] has it.
@@ -164,18 +170,36 @@ impl Jobs {
 
     /// The number of jobs.
     pub fn len(&self) -> usize {
-        self.spans.len()
+        match (&self.made, &self.places) {
+            (Some(template), None) => template.jobs(),
+            (Some(_), Some(places)) => places.len(),
+            (None, _) => self.spans.len(),
+        }
     }
 
     /// True if there are no jobs, which [`Jobs::read`] refuses.
     pub fn is_empty(&self) -> bool {
-        self.spans.is_empty()
+        self.len() == 0
+    }
+
+    /// The text of a job as it was in the input, or the object that a template makes.
+    pub fn object(&self, number: u32) -> Cow<'_, str> {
+        match &self.made {
+            Some(template) => Cow::Owned(template.object(self.place(number))),
+            None => Cow::Borrowed(self.text_of(number)),
+        }
     }
 
     /// The text of a job as it was in the input.
-    pub fn object(&self, number: u32) -> &str {
+    fn text_of(&self, number: u32) -> &str {
         let (start, length) = self.spans[number as usize - 1];
         &self.text[start..start + length as usize]
+    }
+
+    /// The number of a job in the whole list.
+    fn place(&self, number: u32) -> u32 {
+        let places = self.places.as_ref();
+        places.map_or(number, |places| places[number as usize - 1])
     }
 
     /// A job as a JSON object, whatever the form of the input.
@@ -183,11 +207,11 @@ impl Jobs {
         match self.format.is_commands() {
             true => {
                 let mut object = b"{\"cmd\": ".to_vec();
-                write_octets(&mut object, self.object(number));
+                write_octets(&mut object, &self.object(number));
                 object.push(b'}');
                 String::from_utf8(object).unwrap_or_default()
             }
-            false => self.object(number).to_owned(),
+            false => self.object(number).into_owned(),
         }
     }
 
@@ -200,10 +224,12 @@ impl Jobs {
             .map(|(number, _)| number)
             .collect();
         let new: HashMap<u32, u32> = kept.iter().copied().zip(1..).collect();
-        self.spans = kept
-            .iter()
-            .map(|number| self.spans[*number as usize - 1])
-            .collect();
+        if self.made.is_none() {
+            self.spans = kept
+                .iter()
+                .map(|number| self.spans[*number as usize - 1])
+                .collect();
+        }
         let moved = |number: &u32| new.get(number).copied();
         self.stillborn = self
             .stillborn
@@ -225,13 +251,7 @@ impl Jobs {
             .drain()
             .filter_map(|(number, before)| Some((moved(&number)?, still(before))))
             .collect();
-        let places = self.places.take();
-        let place = |number: u32| {
-            places
-                .as_ref()
-                .map_or(number, |places| places[number as usize - 1])
-        };
-        self.places = Some(kept.into_iter().map(place).collect());
+        self.places = Some(kept.into_iter().map(|number| self.place(number)).collect());
     }
 
     /// Sets the directory where jobs that have a new number keep the names of their output files.
@@ -333,7 +353,10 @@ impl Jobs {
 
     /// Calls `stranger` for each key without a meaning.
     fn parse_with(&self, number: u32, stranger: &mut dyn FnMut(&str)) -> Result<Job, Unread> {
-        let text = self.object(number);
+        if let Some(template) = &self.made {
+            return Ok(Job::new(template.command(self.place(number))));
+        }
+        let text = self.text_of(number);
         match self.format {
             Format::Lines | Format::NulLines => Ok(Job::new(Command::Shell(text.to_owned()))),
             Format::Json => parse_object(text, true, stranger),

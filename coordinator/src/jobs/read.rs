@@ -56,6 +56,7 @@ impl Jobs {
             text,
             spans,
             format,
+            made: None,
             retries,
             places: None,
             output_dir: None,
@@ -87,7 +88,7 @@ impl Jobs {
 
     /// Place, in bytes of a job's text, of the first key that `why` names.
     fn place_of_stillborn(&self, number: u32, why: &str) -> usize {
-        let text = self.object(number);
+        let text = self.text_of(number);
         if self.format.is_commands() {
             return text.find("\0\0").unwrap_or(0);
         }
@@ -133,7 +134,7 @@ impl Reading {
             let next = jobs.host_sets.len() as u32;
             jobs.host_sets.entry(set.clone()).or_insert(next);
         }
-        if let Some(why) = stillborn(&job, jobs.object(number).len()) {
+        if let Some(why) = stillborn(&job, jobs.text_of(number).len()) {
             match jobs.format {
                 Format::Bakapara => drop(jobs.stillborn.insert(number, why)),
                 Format::Json | Format::Lines | Format::NulLines => {
@@ -194,7 +195,7 @@ impl Reading {
                 self.faults.len() - errors.len()
             ));
         }
-        if !self.json_seen && !jobs.object(1).starts_with(['{', '[']) {
+        if !self.json_seen && !jobs.text_of(1).starts_with(['{', '[']) {
             errors.push(format!("{name} does not look like JSON; if it holds one shell command per line, add --lines"));
         }
         errors.join("\n")
@@ -202,7 +203,7 @@ impl Reading {
 }
 
 /// Why no host could start this job: it gets a result without a run.
-fn stillborn(job: &Job, text_length: usize) -> Option<String> {
+pub(super) fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     let limit = |what: &str, length: usize| {
         format!(
             "{what} is {length} bytes long; the kernel takes {} at most for one argument (MAX_ARG_STRLEN, execve(2))",

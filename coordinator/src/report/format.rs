@@ -76,11 +76,11 @@ impl ResultFormat {
         let (text, start) = (jobs.object(number), out.len());
         if jobs.format().is_commands() {
             out.extend_from_slice(b"{\"cmd\": ");
-            crate::jobs::write_octets(out, text);
+            crate::jobs::write_octets(out, &text);
             out.extend_from_slice(b", ");
             self.end_line(out, start, result, times);
         } else {
-            self.object_line(out, text, result, times);
+            self.object_line(out, &text, result, times);
         }
     }
 

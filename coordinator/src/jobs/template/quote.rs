@@ -1,0 +1,125 @@
+//! Arguments in the text of a shell command: whatever they are, the shell sees them unchanged.
+
+/// What surrounds a place in a shell command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quotes {
+    /// Nothing. `always`: an argument is quoted even if it is a plain word, because what stands
+    /// beside it would make another word of it.
+    None {
+        /// See there.
+        always: bool,
+    },
+    /// `'…'`
+    Single,
+    /// `"…"`. `after_name`: a `$name` ends directly before, and would go on with the argument.
+    Double {
+        /// See there.
+        after_name: bool,
+    },
+    /// `$'…'`
+    Dollar,
+    /// `$((…))`, where a shell evaluates what it finds: only whole numbers can stand there.
+    Arithmetic,
+}
+
+/// Words that mean something to bash where a command begins.
+const RESERVED: [&str; 20] = [
+    "if", "then", "else", "elif", "fi", "case", "esac", "for", "select", "while", "until", "do",
+    "done", "in", "function", "time", "coproc", "{", "}", "!",
+];
+
+/// Appends an argument, in the form of octets.
+pub(super) fn push(out: &mut String, argument: &str, quotes: Quotes) {
+    match quotes {
+        Quotes::None { always } if !always && is_plain(argument) => out.push_str(argument),
+        Quotes::None { .. } => {
+            out.push('\'');
+            push_single(out, argument);
+            out.push('\'');
+        }
+        Quotes::Single => push_single(out, argument),
+        Quotes::Double { after_name } => {
+            if after_name {
+                out.push_str("\"\"");
+            }
+            push_escaped(out, argument, &['\\', '"', '$', '`']);
+        }
+        Quotes::Dollar => push_escaped(out, argument, &['\\', '\'']),
+        Quotes::Arithmetic => out.push_str(argument),
+    }
+}
+
+/// Whether an argument can stand there at all.
+pub(super) fn can_hold(quotes: Quotes, argument: &str) -> bool {
+    let digits = argument.strip_prefix(['-', '+']).unwrap_or(argument);
+    match quotes {
+        Quotes::Arithmetic => !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()),
+        Quotes::None { .. } | Quotes::Single | Quotes::Double { .. } | Quotes::Dollar => true,
+    }
+}
+
+/// Inside of single quotes.
+fn push_single(out: &mut String, argument: &str) {
+    let mut parts = argument.split('\'');
+    out.push_str(parts.next().unwrap_or_default());
+    parts.for_each(|part| out.extend(["'\\''", part]));
+}
+
+fn push_escaped(out: &mut String, argument: &str, special: &[char]) {
+    for part in argument.split_inclusive(special) {
+        let plain = part.trim_end_matches(special);
+        out.push_str(plain);
+        if plain.len() < part.len() {
+            out.extend(["\\", &part[plain.len()..]]);
+        }
+    }
+}
+
+fn is_plain(argument: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_./:@%+-".contains(&b);
+    !argument.is_empty() && argument.bytes().all(plain) && !RESERVED.contains(&argument)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_quoted_for_their_place() {
+        let plain = Quotes::None { always: false };
+        let always = Quotes::None { always: true };
+        let double = Quotes::Double { after_name: false };
+        let after_name = Quotes::Double { after_name: true };
+        let rows = [
+            ("a.log", plain, "a.log"),
+            ("a.log", always, "'a.log'"),
+            ("", plain, "''"),
+            ("a b", plain, "'a b'"),
+            ("time", plain, "'time'"),
+            ("a=b", plain, "'a=b'"),
+            ("~", plain, "'~'"),
+            ("a,b", plain, "'a,b'"),
+            ("it's", plain, "'it'\\''s'"),
+            ("'", plain, "''\\'''"),
+            ("line\nbreak\t", plain, "'line\nbreak\t'"),
+            ("it's", Quotes::Single, "it'\\''s"),
+            ("\"$x\"", Quotes::Single, "\"$x\""),
+            ("", Quotes::Single, ""),
+            ("$(x) `y` \"z\" \\", double, "\\$(x) \\`y\\` \\\"z\\\" \\\\"),
+            ("$$", double, "\\$\\$"),
+            ("it's", double, "it's"),
+            ("a", after_name, "\"\"a"),
+            ("it's \\n", Quotes::Dollar, "it\\'s \\\\n"),
+            ("-17", Quotes::Arithmetic, "-17"),
+        ];
+        for (argument, quotes, expected) in rows {
+            let mut out = String::new();
+            push(&mut out, argument, quotes);
+            assert_eq!(out, expected, "{argument:?} {quotes:?}");
+        }
+        for (argument, fits) in [("17", true), ("-1", true), ("a[$(id)]", false), ("", false)] {
+            assert_eq!(can_hold(Quotes::Arithmetic, argument), fits, "{argument}");
+            assert!(can_hold(plain, argument));
+        }
+    }
+}

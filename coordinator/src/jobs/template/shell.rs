@@ -1,0 +1,386 @@
+//! A template as a shell reads it: which quotes surround each replacement string. Where an argument
+//! cannot be kept from being read as something else, the template is refused.
+
+use super::pieces::{Braces, Piece, Pieces, Place};
+use super::quote::Quotes;
+use super::strings::{Cut, Stands, Which, is_no_parameter};
+
+/// What surrounds a place, from the outside to the inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inside {
+    /// `(…)`, `$(…)`, `<(…)`: commands.
+    Parentheses,
+    /// `'…'`
+    Single,
+    /// `"…"`, `$"…"`
+    Double,
+    /// `$'…'`
+    Dollar,
+    /// `${…}`
+    Parameter,
+    /// `$((…))`, `((…))`, with so many parentheses within that are open; `$[…]`.
+    Arithmetic { open: u32, bracket: bool },
+    /// `` `…` ``
+    Backquotes,
+    /// `# …`
+    Comment,
+}
+
+/// The pieces of a shell command. Without a place for arguments, they come last.
+///
+/// # Errors
+/// A line for the user.
+pub(super) fn pieces(template: &str, braces: &mut Braces<'_>) -> Result<Vec<Piece>, String> {
+    let mut reading = read(template, braces)?;
+    if !reading.pieces.has_places() {
+        // Arguments come before line breaks at the end, which may end a comment.
+        reading.braces.warnings.clear();
+        reading = read(template.trim_ascii_end(), reading.braces)?;
+        reading.append()?;
+    }
+    Ok(reading.pieces.finish())
+}
+
+fn read<'t, 'b, 'n>(
+    template: &'t str,
+    braces: &'b mut Braces<'n>,
+) -> Result<Reading<'t, 'b, 'n>, String> {
+    let mut reading = Reading {
+        template,
+        at: 0,
+        inside: Vec::new(),
+        pieces: Pieces::default(),
+        here: Here::None,
+        tangled: false,
+        braces,
+    };
+    while reading.at < template.len() {
+        reading.step()?;
+    }
+    Ok(reading)
+}
+
+/// Whether a here-document has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Here {
+    None,
+    /// Its operator has been there; it begins after the line.
+    Announced,
+    Begun,
+}
+
+struct Reading<'t, 'b, 'n> {
+    template: &'t str,
+    at: usize,
+    inside: Vec<Inside>,
+    pieces: Pieces,
+    here: Here,
+    /// Something has been there after which it is uncertain what is within what.
+    tangled: bool,
+    braces: &'b mut Braces<'n>,
+}
+
+impl<'t> Reading<'t, '_, '_> {
+    fn rest(&self) -> &'t str {
+        &self.template[self.at..]
+    }
+
+    /// Takes this many bytes as text that stays.
+    fn take(&mut self, length: usize) {
+        self.pieces.text(&self.rest()[..length]);
+        self.at += length;
+    }
+
+    fn take_char(&mut self) {
+        self.take(self.rest().chars().next().map_or(0, char::len_utf8));
+    }
+
+    /// Takes a backslash and the character after it.
+    fn take_escaped(&mut self) {
+        self.take(1);
+        self.take_char();
+    }
+
+    fn enter(&mut self, opening: usize, inside: Inside) {
+        self.take(opening);
+        self.inside.push(inside);
+    }
+
+    fn leave(&mut self, closing: usize) {
+        self.take(closing);
+        self.inside.pop();
+    }
+
+    fn within(&self, inside: Inside) -> bool {
+        self.inside.contains(&inside)
+    }
+
+    /// Whether a word of a command can begin here.
+    fn word_begins(&self) -> bool {
+        let text = self.pieces.last_text();
+        let Some(before) = text.chars().next_back() else {
+            return !self.pieces.ends_with_place();
+        };
+        let text = &text[..text.len() - before.len_utf8()];
+        " \t\n;&|()<>".contains(before) && backslashes(text).is_multiple_of(2)
+    }
+
+    /// Reads the next character, or what begins with it.
+    fn step(&mut self) -> Result<(), String> {
+        let Some(c) = self.rest().chars().next() else {
+            return Ok(());
+        };
+        let inside = self.inside.last().copied();
+        match inside {
+            Some(Inside::Comment) if c == '\n' => drop(self.inside.pop()),
+            Some(Inside::Single) if c == '\'' => self.leave(1),
+            Some(Inside::Single) if self.rest().starts_with("\\'") => self.take(1),
+            Some(Inside::Comment) if c == '\\' => self.take(1),
+            Some(Inside::Backquotes) if c == '`' => self.leave(1),
+            Some(Inside::Dollar) if c == '\'' => self.leave(1),
+            Some(Inside::Double) if c == '"' => self.leave(1),
+            Some(Inside::Parameter) if c == '}' => self.leave(1),
+            Some(Inside::Parentheses) if c == ')' => self.leave(1),
+            Some(Inside::Arithmetic { open, bracket })
+                if (if bracket { "[]" } else { "()" }).contains(c) =>
+            {
+                self.arithmetic(c, open, bracket);
+            }
+            _ if c == '{' => self.brace()?,
+            _ if c == '\\' => self.take_escaped(),
+            Some(Inside::Single | Inside::Dollar | Inside::Comment | Inside::Backquotes) => {
+                self.take_char();
+            }
+            _ if c == '`' => self.enter(1, Inside::Backquotes),
+            // Which quotes count there depends on the operator.
+            Some(Inside::Parameter) if "'\"".contains(c) && self.within(Inside::Double) => {
+                self.tangled = true;
+                self.take(1);
+            }
+            _ if c == '"' => self.enter(1, Inside::Double),
+            _ if c == '$' => self.dollar()?,
+            Some(Inside::Double) => self.take_char(),
+            _ if c == '\'' => self.enter(1, Inside::Single),
+            Some(Inside::Parameter | Inside::Arithmetic { .. }) => self.take_char(),
+            Some(Inside::Parentheses) | None => self.command(c),
+        }
+        Ok(())
+    }
+
+    /// Reads a parenthesis or bracket in arithmetic.
+    fn arithmetic(&mut self, c: char, open: u32, bracket: bool) {
+        let changed = |open| Inside::Arithmetic { open, bracket };
+        let closing = if bracket { "]" } else { "))" };
+        let now = match c {
+            '(' | '[' => changed(open + 1),
+            _ if open > 0 => changed(open - 1),
+            _ if self.rest().starts_with(closing) => return self.leave(closing.len()),
+            // It was `$( (…) …)` after all.
+            _ => {
+                self.tangled = true;
+                Inside::Parentheses
+            }
+        };
+        self.take(1);
+        if let Some(top) = self.inside.last_mut() {
+            *top = now;
+        }
+    }
+
+    /// Reads what begins with a dollar sign outside of single quotes.
+    fn dollar(&mut self) -> Result<(), String> {
+        let rest = self.rest();
+        let quoted = self.inside.last() == Some(&Inside::Double);
+        let bracket = |bracket| Inside::Arithmetic { open: 0, bracket };
+        let length = rest[1..]
+            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .map_or(rest.len(), |at| at + 1);
+        match rest.as_bytes().get(1) {
+            Some(b'(') if rest.starts_with("$((") => self.enter(3, bracket(false)),
+            Some(b'(') => self.enter(2, Inside::Parentheses),
+            Some(b'[') => self.enter(2, bracket(true)),
+            Some(b'{') => {
+                let content = rest[2..].split('}').next().unwrap_or_default();
+                if is_no_parameter(content) && rest[2..].contains('}') {
+                    let why = "has a $ before it, which the shell would take together with the argument; write \\$ for the sign itself";
+                    return Err(self.refusal(&rest[1..content.len() + 3], why));
+                }
+                self.enter(2, Inside::Parameter);
+            }
+            Some(b'\'')
+                if self.inside.last() == Some(&Inside::Parameter)
+                    && self.within(Inside::Double) =>
+            {
+                self.tangled = true;
+                self.take(2);
+            }
+            Some(b'\'') if !quoted => self.enter(2, Inside::Dollar),
+            Some(b'0'..=b'9' | b'$' | b'?' | b'#' | b'!' | b'@' | b'*' | b'-') => self.take(2),
+            Some(_) | None => self.take(length),
+        }
+        Ok(())
+    }
+
+    /// Reads a character of a command that is in no quotes.
+    fn command(&mut self, c: char) {
+        let rest = self.rest();
+        let begins = self.word_begins();
+        match c {
+            '#' if begins => self.enter(1, Inside::Comment),
+            '(' if rest.starts_with("((") => self.enter(
+                2,
+                Inside::Arithmetic {
+                    open: 0,
+                    bracket: false,
+                },
+            ),
+            '(' => self.enter(1, Inside::Parentheses),
+            '<' if rest.starts_with("<<<") => self.take(3),
+            '<' if rest.starts_with("<<") => {
+                self.here = Here::Announced;
+                self.take(2);
+            }
+            '\n' => {
+                if self.here == Here::Announced {
+                    self.here = Here::Begun;
+                }
+                self.take(1);
+            }
+            'c' if begins && self.within(Inside::Double) && rest.starts_with("case") => {
+                self.tangled = true;
+                self.take(4);
+            }
+            _ => self.take_char(),
+        }
+    }
+
+    /// Reads a brace, which may begin a replacement string.
+    fn brace(&mut self) -> Result<(), String> {
+        let after_dollar = self.pieces.last_text().ends_with('$');
+        let rest = self.rest();
+        let Some((text, stands)) = self.braces.first(rest, after_dollar)? else {
+            self.take(1);
+            return Ok(());
+        };
+        let after = rest[text.len()..].chars().next();
+        let quotes = self.quotes(after).map_err(|why| self.refusal(text, why))?;
+        self.pieces.place(Place {
+            stands,
+            quotes,
+            text: text.to_owned(),
+        });
+        self.at += text.len();
+        Ok(())
+    }
+
+    /// The quotes at this place, which `after` comes after.
+    ///
+    /// # Errors
+    /// Why no argument can stand there.
+    fn quotes(&self, after: Option<char>) -> Result<Quotes, &'static str> {
+        if self.here == Here::Begun {
+            return Err(
+                "comes after a here-document has begun, where nothing can be quoted; use it before, as in `x={}; …`",
+            );
+        }
+        if self.within(Inside::Backquotes) {
+            return Err("stands in `…`, where it cannot be quoted; write $(…)");
+        }
+        if self.within(Inside::Comment) {
+            return Err("stands in a comment");
+        }
+        if self.within(Inside::Parameter) {
+            return Err(
+                "stands in ${…}, where it cannot be quoted; use a variable, as in `x={}; …`",
+            );
+        }
+        if self.tangled {
+            return Err(
+                "comes after something that only bash itself can take apart (`case` or quotes in ${…} within \"…\", `((…` that is no arithmetic); use it before, as in `x={}; …`",
+            );
+        }
+        let arithmetic = |inside: &Inside| matches!(inside, Inside::Arithmetic { .. });
+        if self.inside.iter().any(arithmetic) {
+            return Ok(Quotes::Arithmetic);
+        }
+        let before = self.pieces.last_text();
+        let after_name = ends_with_name(before);
+        Ok(match self.inside.last() {
+            Some(Inside::Single) => Quotes::Single,
+            Some(Inside::Dollar) => Quotes::Dollar,
+            Some(Inside::Double) => Quotes::Double { after_name },
+            Some(
+                Inside::Parentheses
+                | Inside::Parameter
+                | Inside::Arithmetic { .. }
+                | Inside::Backquotes
+                | Inside::Comment,
+            )
+            | None => {
+                let joins = |c: char| c.is_alphanumeric() || "_{<>~".contains(c);
+                let beside = before.chars().next_back().into_iter().chain(after);
+                let always = self.pieces.ends_with_place() || beside.into_iter().any(joins);
+                Quotes::None { always }
+            }
+        })
+    }
+
+    /// Puts all arguments at the end.
+    fn append(&mut self) -> Result<(), String> {
+        let why = match self.inside.last() {
+            _ if self.here != Here::None => Some("a here-document"),
+            _ if backslashes(self.template) % 2 == 1 => Some("a backslash"),
+            Some(Inside::Comment) => Some("a comment"),
+            Some(
+                Inside::Parentheses
+                | Inside::Single
+                | Inside::Double
+                | Inside::Dollar
+                | Inside::Parameter
+                | Inside::Arithmetic { .. }
+                | Inside::Backquotes,
+            ) => Some("something that is not closed"),
+            None => None,
+        };
+        if let Some(what) = why {
+            return Err(format!(
+                "the template has no {{}}, and the arguments cannot come last, because it ends with {what}"
+            ));
+        }
+        self.pieces.text(" ");
+        self.pieces.place(Place {
+            stands: Stands::Argument(Which::All, Cut::Whole),
+            quotes: Quotes::None { always: false },
+            text: "{}".to_owned(),
+        });
+        Ok(())
+    }
+
+    fn refusal(&self, text: &str, why: &str) -> String {
+        let column = self.template[..self.at].chars().count() + 1;
+        format!("character {column} of the template: {text} {why}")
+    }
+}
+
+/// Whether a shell would read on, in a `$name` at the end of `text`.
+fn ends_with_name(text: &str) -> bool {
+    let start = text.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let name = &text[start.len()..];
+    let dollars = start.bytes().rev().take_while(|b| *b == b'$').count();
+    let escaped = backslashes(&start[..start.len() - dollars]) % 2;
+    // Of `$$name` the first two belong together.
+    let dollars = dollars.saturating_sub(escaped);
+    dollars % 2 == 1 && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+}
+
+/// The number of backslashes at the end of `text`.
+fn backslashes(text: &str) -> usize {
+    text.bytes().rev().take_while(|b| *b == b'\\').count()
+}
+
+/// Text that bash reads as this one word.
+pub(super) fn word(text: &str) -> String {
+    let mut out = String::new();
+    super::quote::push(&mut out, text, Quotes::None { always: true });
+    out
+}

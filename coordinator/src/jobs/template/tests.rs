@@ -1,0 +1,305 @@
+//! Tables: a template and arguments, and the commands that they make.
+
+use super::*;
+use std::ffi::OsString;
+
+fn words(list: &[&str]) -> Vec<OsString> {
+    list.iter().map(OsString::from).collect()
+}
+
+fn template(template: &[&str], arguments: &[&str], manner: Manner) -> Result<Template, String> {
+    let source = Source::words("`:::`".into(), words(arguments));
+    let texts: Vec<String> = template.iter().map(|word| (*word).to_owned()).collect();
+    Template::new(&texts, Sources::new(vec![source], manner)?)
+}
+
+fn first(text: &str, argument: &str) -> Result<String, String> {
+    let made = template(&[text], &[argument], Manner::default())?;
+    made.check_job(1)?;
+    Ok(match made.command(1) {
+        Command::Shell(command) => command,
+        Command::Argv(words) => words.join("|"),
+    })
+}
+
+#[test]
+fn shell_commands_quote_arguments_for_their_place() {
+    let rows = [
+        ("gzip -9 {}", "a.log", "gzip -9 a.log"),
+        ("gzip -9", "a.log", "gzip -9 a.log"),
+        ("gzip -9  \n", "a b", "gzip -9 'a b'"),
+        ("mv {} {.}.{#}", "d/x y.c", "mv 'd/x y.c' 'd/x y'.1"),
+        ("echo {/} {//} {/.} {..}", "d/a.b.c", "echo a.b.c d a.b d/a"),
+        ("echo {1} {1/.}", "d/a.b", "echo d/a.b a"),
+        ("echo '{}'", "it's", "echo 'it'\\''s'"),
+        ("echo \"{}\"", "it's $(x)", "echo \"it's \\$(x)\""),
+        ("echo $'{}'", "it's \\", "echo $'it\\'s \\\\'"),
+        ("echo $\"{}\"", "$x", "echo $\"\\$x\""),
+        (
+            "echo \"$(ls '{}' \"{}\" {})\"",
+            "a'b$",
+            "echo \"$(ls 'a'\\''b$' \"a'b\\$\" 'a'\\''b$')\"",
+        ),
+        ("x={}; echo ${x%.c}", "a c", "x='a c'; echo ${x%.c}"),
+        ("a{}b {}{} {1}_", "x", "a'x'b 'x''x' 'x'_"),
+        (
+            "$y{} $1{} \"$y{}\" \"$1{}\"",
+            "x",
+            "$y'x' $1'x' \"$y\"\"x\" \"$1x\"",
+        ),
+        ("{}>f", "2", "'2'>f"),
+        (
+            "echo $(( {} * 2 )) $[{}+1]",
+            "21",
+            "echo $(( 21 * 2 )) $[21+1]",
+        ),
+        ("(cd {//} && ls {/})", "a/b c", "(cd a && ls 'b c')"),
+        ("cat <<< {}", "a b", "cat <<< 'a b'"),
+        (
+            "echo {%} '{%}' \"{%}\"",
+            "x",
+            "echo $((MEZCAL_SLOT + 1)) ''$((MEZCAL_SLOT + 1))'' \"$((MEZCAL_SLOT + 1))\"",
+        ),
+        ("echo a#{} # what", "x y", "echo a#'x y' # what"),
+        ("echo \\\\{}", "x y", "echo \\\\'x y'"),
+        // Braces that are not ours.
+        ("awk '{print $1}' {}", "f", "awk '{print $1}' f"),
+        ("awk '{print ${}}' f", "2", "awk '{print $2}' f"),
+        (
+            "echo ${x} ${1} ${#} {a,b} {}",
+            "f",
+            "echo ${x} ${1} ${#} {a,b} f",
+        ),
+        (
+            "echo {1..3} {01} {x} {-1} {...} { }",
+            "f",
+            "echo {1..3} {01} {x} {-1} {...} { } f",
+        ),
+        ("grep -E 'a{3,3}' {}", "f", "grep -E 'a{3,3}' f"),
+        (
+            "find {} -exec echo \\{} \\;",
+            "d",
+            "find d -exec echo \\{} \\;",
+        ),
+        ("echo \"${x:-{a}}\" {}", "f", "echo \"${x:-{a}}\" f"),
+        ("echo '${1}' '${}'", "f", "echo '${1}' '$f'"),
+        ("echo \\${}", "f", "echo \\$f"),
+        (
+            "case $x in a) echo '{}';; esac",
+            "b'",
+            "case $x in a) echo 'b'\\''';; esac",
+        ),
+        ("echo \\ #'\n{}'", "it's", "echo \\ #'\nit'\\''s'"),
+        ("if true; then {}; fi", "time", "if true; then 'time'; fi"),
+    ];
+    for (text, argument, expected) in rows {
+        assert_eq!(first(text, argument).as_deref(), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn places_where_nothing_can_be_quoted_are_refused() {
+    let rows = [
+        ("echo `ls {}`", "x", "stands in `…`"),
+        ("echo \"`ls {}`\"", "x", "stands in `…`"),
+        ("echo ${x:-{}}", "x", "stands in ${…}"),
+        ("echo \"${x#{}}\"", "x", "stands in ${…}"),
+        ("echo x # {}", "x", "stands in a comment"),
+        ("cat <<E\n{}\nE", "x", "here-document"),
+        ("cat <<-'E' # {\n{}\nE", "x", "here-document"),
+        (
+            "echo ${}",
+            "x",
+            "character 6 of the template: {} has a $ before it",
+        ),
+        ("echo \"${/.}\"", "x", "write \\$"),
+        ("echo $((a[{}]))", "$(id)", "whole numbers"),
+        ("echo $[a[1]+{}]", "x", "whole numbers"),
+        ("((i={}))", "", "whole numbers"),
+        (
+            "echo \"$(case x in x) echo;; esac; echo '{}')\"",
+            "x",
+            "only bash itself",
+        ),
+        ("echo \"${x:-'}'} '{}'\"", "x", "only bash itself"),
+        ("echo \"${x:-$'}'} '{}'\"", "x", "only bash itself"),
+        (
+            "((true # '\n); echo ' ) ; echo '{}'",
+            "x",
+            "only bash itself",
+        ),
+        (
+            "echo {2}",
+            "x",
+            "{2} in the template: a job has 1 argument at most",
+        ),
+        ("echo 'x", "x", "is not closed"),
+        ("echo x # y", "x", "a comment"),
+        ("echo x # y\n", "\nx", "a comment"),
+        ("echo x\\ ", "x", "a backslash"),
+        ("echo x\\", "x", "a backslash"),
+        ("cat <<E\nE\n", "x", "a here-document"),
+    ];
+    for (text, argument, said) in rows {
+        let why = first(text, argument).expect_err(text);
+        assert!(why.contains(said), "{text}: {why}");
+    }
+}
+
+#[test]
+fn several_words_are_started_without_a_shell() {
+    let each = |n| Manner {
+        each: Some(n),
+        ..Manner::default()
+    };
+    type Texts = &'static [&'static str];
+    let rows: [(Texts, Texts, Manner, Texts); 9] = [
+        (&["wc", "-l"], &["a b"], each(1), &["wc", "-l", "a b"]),
+        (
+            &["cp", "{}", "o/{/.}.{#}"],
+            &["d/a'b.c"],
+            each(1),
+            &["cp", "d/a'b.c", "o/a'b.1"],
+        ),
+        (
+            &["echo", "'{}'", "$x", "*"],
+            &["a"],
+            each(1),
+            &["echo", "'a'", "$x", "*"],
+        ),
+        (
+            &["echo", "{}"],
+            &["a", "b c"],
+            each(2),
+            &["echo", "a", "b c"],
+        ),
+        (
+            &["echo", "-n"],
+            &["a", "b c"],
+            each(2),
+            &["echo", "-n", "a", "b c"],
+        ),
+        (
+            &["echo", "x{}y"],
+            &["1", "2", "3"],
+            each(3),
+            &["echo", "x1", "2", "3y"],
+        ),
+        (
+            &["echo", "{2}{1}", "", "{3}"],
+            &["a", "b"],
+            each(3),
+            &["echo", "ba", "", ""],
+        ),
+        (
+            &["echo", "${1}", "\\{}", "{}"],
+            &["a"],
+            each(1),
+            &["echo", "${1}", "\\{}", "a"],
+        ),
+        (
+            &["awk", "{print $1}", "{}"],
+            &[""],
+            each(1),
+            &["awk", "{print $1}", ""],
+        ),
+    ];
+    for (text, arguments, manner, expected) in rows {
+        let made = template(text, arguments, manner).expect("a template");
+        let expected = expected.iter().map(|word| (*word).to_owned()).collect();
+        assert_eq!(made.command(1), Command::Argv(expected), "{text:?}");
+    }
+    let made = template(&["my prog", "-s{%}", "{}", ""], &["it's"], each(1)).expect("a template");
+    let command = "exec -- 'my prog' '-s'$((MEZCAL_SLOT + 1)) 'it'\\''s' ''";
+    assert_eq!(made.command(1), Command::Shell(command.into()));
+}
+
+#[test]
+fn several_arguments_are_several_words() {
+    let manner = || Manner {
+        each: Some(2),
+        ..Manner::default()
+    };
+    let rows = [
+        ("echo {}", ["echo 'a b' c", "echo d"]),
+        ("echo", ["echo 'a b' c", "echo d"]),
+        ("echo '{}'", ["echo 'a b c'", "echo 'd'"]),
+        ("echo {2}-{1}", ["echo c-'a b'", "echo ''-d"]),
+        ("echo {#}", ["echo 1", "echo 2"]),
+    ];
+    for (text, expected) in rows {
+        let made = template(&[text], &["a b", "c", "d"], manner()).expect("a template");
+        let found = [1, 2].map(|number| made.command(number));
+        assert_eq!(found, expected.map(|e| Command::Shell(e.into())), "{text}");
+    }
+    let made = template(&["echo"], &["a b", "c", "d"], manner()).expect("a template");
+    assert_eq!(
+        made.object(1),
+        r#"{"cmd": "echo 'a b' c", "args": ["a b", "c"]}"#
+    );
+    assert_eq!(made.object(2), r#"{"cmd": "echo d", "args": ["d"]}"#);
+}
+
+#[test]
+fn columns_have_names() {
+    let manner = || Manner {
+        columns: ColumnSeparator::read(",").ok(),
+        header: true,
+        each: None,
+    };
+    let rows = [
+        ("f {name} {age} {1}", "f 'ann b' 3 'ann b'"),
+        ("f {}", "f 'ann b' 3"),
+        ("f {name.} {nome}", "f 'ann b' {nome}"),
+        ("f ${name} {age}", "f ${name} 3"),
+    ];
+    for (text, expected) in rows {
+        let made = template(&[text], &["name,age", "ann b,3"], manner()).expect("a template");
+        assert_eq!(made.jobs(), 1);
+        assert_eq!(made.command(1), Command::Shell(expected.into()), "{text}");
+        assert_eq!(made.warnings().len(), usize::from(text.contains("nome")));
+    }
+    let twice = template(&["{x}"], &["x,x", "1,2"], manner());
+    assert!(twice.is_err_and(|why| why == "{x}: two columns are called \"x\""));
+}
+
+#[test]
+fn bytes_that_are_no_text_stay_as_they_are() {
+    let made = |text: &str| {
+        let source = Source::pieces("f".into(), b"caf\xe9 x.c\0".to_vec());
+        let sources = Sources::new(vec![source], Manner::default()).expect("sources");
+        Template::new(&[text.to_owned()], sources).expect("a template")
+    };
+    let expected = Command::Shell("f 'caf\0\u{e9} x'".into());
+    assert_eq!(made("f {.}").command(1), expected);
+    let made = made("f");
+    assert_eq!(
+        made.object(1),
+        "{\"cmd\": \"f 'caf\\udce9 x.c'\", \"args\": [\"caf\\udce9 x.c\"]}"
+    );
+}
+
+#[test]
+fn no_command_is_longer_than_the_bound() {
+    let all = ["''''", "\"$\\\"", "a", "$$$$$$$"];
+    for text in ["{}", "'{}'{1}", "\"{}\" {1.} {2/} {%}", "$'{}' {#}"] {
+        for each in 1..4 {
+            let manner = Manner {
+                each: Some(each.max(2)),
+                ..Manner::default()
+            };
+            let made = template(&[text], &all, manner).expect("a template");
+            let bound = made.longest().expect("no arithmetic");
+            for number in 1..=made.jobs() as u32 {
+                let Command::Shell(command) = made.command(number) else {
+                    panic!("{text}");
+                };
+                assert!(
+                    command.len() <= bound,
+                    "{text}: {} > {bound}",
+                    command.len()
+                );
+            }
+        }
+    }
+}
