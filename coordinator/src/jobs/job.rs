@@ -12,7 +12,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 /// Keys whose values can have bytes that are not text.
-const OF_BYTES: [&str; 8] = ["cmd", "argv", "cd", "out", "err", "stdin", "env", "inputs"];
+const OF_BYTES: [&str; 9] = [
+    "cmd", "argv", "args", "cd", "out", "err", "stdin", "env", "inputs",
+];
 
 /// One job, read.
 #[derive(Debug)]
@@ -104,30 +106,25 @@ pub(super) fn parse_object(
             });
         }
     };
-    let members = members_with(text, &mut twice).map_err(|e| {
-        let before: usize = text
-            .split_inclusive('\n')
-            .take(e.line().saturating_sub(1))
-            .map(str::len)
-            .sum();
-        let at = (before + e.column().saturating_sub(1)).min(text.len());
-        let at = (0..=at)
-            .rev()
-            .find(|i| text.is_char_boundary(*i))
-            .unwrap_or(0);
-        Fault {
-            at,
-            text: format!("not JSON: {}", without_place(&e)),
-        }
-    })?;
+    let members = members_with(text, &mut twice).map_err(|e| not_json(text, &e))?;
     let mut job = Job::new(Command::Shell(String::new()));
     let mut command: Option<Command> = None;
+    let mut args = None;
     for (key, raw) in members {
+        if key == "args" {
+            args = Some(raw);
+        }
         let read = member(&mut job, &mut command, text, &key, raw, modern, stranger);
         faults.extend(read.err().map(|fault| Fault {
             text: half_character(&key, raw).unwrap_or(fault.text),
             ..fault
         }));
+    }
+    if let (Some(Command::Shell(cmd)), Some(args)) = (&command, args)
+        && modern
+        && are_of_no_template(args, cmd)
+    {
+        stranger("args");
     }
     match command {
         Some(command) => job.spec.command = command,
@@ -149,6 +146,32 @@ pub(super) fn parse_object(
             illegible: false,
         })
     }
+}
+
+/// The fault of a text that is no JSON, at its place.
+fn not_json(text: &str, e: &serde_json::Error) -> Fault {
+    let before: usize = text
+        .split_inclusive('\n')
+        .take(e.line().saturating_sub(1))
+        .map(str::len)
+        .sum();
+    let at = (before + e.column().saturating_sub(1)).min(text.len());
+    let at = (0..=at)
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0);
+    Fault {
+        at,
+        text: format!("not JSON: {}", without_place(e)),
+    }
+}
+
+/// Whether `args` are not those of a template: its writer wants a program that is all of `cmd` to
+/// get them.
+fn are_of_no_template(args: &RawValue, cmd: &str) -> bool {
+    !cmd.contains(|c: char| c.is_ascii_whitespace())
+        && serde_json::from_str::<Vec<String>>(args.get())
+            .is_ok_and(|args| args.iter().all(|arg| !cmd.contains(arg.as_str())))
 }
 
 /// The fault of a value with half of a character, if that is why the value cannot be read.
@@ -240,6 +263,8 @@ fn own_member(
                 .filter(|set| !set.is_empty())
         }
         "name" => drop(value.string()?),
+        // They only come back, in whatever form.
+        "args" => {}
         "env" => job.spec.env = environment(value.raw).map_err(|why| value.fault(why))?,
         "stdin" => job.spec.stdin = Some(path(value.string()?).map_err(|why| value.fault(why))?),
         "timeout" => {

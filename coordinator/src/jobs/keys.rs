@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 /// Keys with a meaning.
-const KNOWN: [&str; 20] = [
+const KNOWN: [&str; 21] = [
     "cmd",
     "argv",
+    "args",
     "cd",
     "out",
     "err",
@@ -79,6 +80,7 @@ const SYNONYMS: [(&str, &str); 14] = [
     ("working_directory", "cd"),
     ("stdout", "out"),
     ("stderr", "err"),
+    // Where it does not look like a template's (`parse_object`).
     ("args", "argv"),
     ("command", "cmd"),
     ("deps", "after"),

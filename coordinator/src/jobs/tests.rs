@@ -253,6 +253,22 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
 }
 
 #[test]
+fn args_only_come_back_and_look_odd_beside_a_program_alone() {
+    for (job, warned) in [
+        (r#"{"cmd": "ls", "args": ["-l"]}"#, true),
+        (r#"{"cmd": "f 'caf\udce9'", "args": ["caf\udce9"]}"#, false),
+        (r#"{"cmd": "./a.sh", "args": ["./a.sh"]}"#, false),
+        (r#"{"argv": ["f", "x"], "args": ["x"]}"#, false),
+        (r#"{"cmd": "train", "args": {"seed": 7}}"#, false),
+    ] {
+        let jobs = read(job).expect(job);
+        assert_eq!(jobs.object(1), job);
+        let warnings = jobs.warnings().join("\n");
+        assert_eq!(warnings.contains("is \"argv\" meant?"), warned, "{job}");
+    }
+}
+
+#[test]
 fn a_job_that_no_engine_could_read_is_a_mistake_of_the_list() {
     let job = |words: usize| format!("{{\"argv\": [\"true\"{}]}}\n", ", \"ab\"".repeat(words));
     assert!(read(&job(50_000)).is_ok());
