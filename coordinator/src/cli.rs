@@ -7,6 +7,7 @@ use crate::verb::{
     run, serve, token, why,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ impl Verb {
         match self {
             Verb::Run(args) => {
                 args.detach
+                    || args.dry_run
                     || args
                         .output
                         .as_ref()
@@ -147,6 +149,18 @@ pub fn command_of(program: &'static str) -> clap::Command {
         .name(program)
         .bin_name(program)
         .mut_subcommand("exec", |exec| exec.override_usage(exec::usage(program)))
+        .mut_subcommand("run", |run| run.override_usage(run::usage(program)))
+}
+
+/// Reads the words of a command line; a template has a grammar of its own.
+fn read(command: clap::Command, words: Vec<OsString>) -> Result<Verb, clap::Error> {
+    let (matches, template) = run::parse(command, words)?;
+    let mut verb = Cli::from_arg_matches(&matches)?.verb;
+    if let (Verb::Run(args), Some(template)) = (&mut verb, template) {
+        args.file = None;
+        args.given = Some(template);
+    }
+    Ok(verb)
 }
 
 /// Runs the program with the command line `command`. `stdout_was_closed`: before its start.
@@ -159,8 +173,8 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
     if let Some(hidden) = Hidden::of_this_process() {
         return hidden.run();
     }
-    let verb = match Cli::from_arg_matches(&command().get_matches()) {
-        Ok(cli) => cli.verb,
+    let verb = match read(command(), std::env::args_os().collect()) {
+        Ok(verb) => verb,
         Err(e) => e.exit(),
     };
     if stdout_was_closed && verb.answers_on_stdout() {

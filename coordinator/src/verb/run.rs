@@ -1,12 +1,14 @@
 //! `coordinator run`: a job list in, results out.
 
 mod args;
+mod arguments;
 mod batch;
 mod detach;
 mod halt;
 mod input;
 mod resume;
 mod stream;
+mod words;
 
 use crate::client::cluster::connect;
 use crate::client::embedded;
@@ -15,7 +17,8 @@ use crate::client::signals::Signals;
 use crate::exit::{self, Exit};
 pub use args::RunArgs;
 use batch::Run;
-use input::{Prepared, Work, prepare};
+use input::{Prepared, Work, dry_run, prepare};
+pub(crate) use words::{parse, usage};
 
 /// Runs the verb; the exit status is the answer.
 ///
@@ -24,6 +27,9 @@ use input::{Prepared, Work, prepare};
 pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     let profile = args.profile.resolve(args.local, args.listen)?;
     args.check(&profile)?;
+    if args.dry_run {
+        return dry_run(args);
+    }
     let outputs = args.outputs();
     if !args.stream {
         outputs.check()?;

@@ -1,13 +1,15 @@
 //! The command line of `coordinator run`.
 
 use super::halt;
+use super::words::Given;
 use crate::client::ReconnectArgs;
 use crate::client::embedded::ContainmentWish;
 use crate::client::profile::{Cluster, Profile, ProfileArgs};
 use crate::exit::Exit;
+use crate::jobs::template::{Array, ColumnSeparator};
 use crate::report::outputs::{Old, Wishes};
 use crate::report::progress::ProgressKind;
-use clap::builder::TypedValueParser;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use mezcal_common::message::client::Halt;
 use mezcal_common::model::duration::parse_duration;
 use mezcal_common::model::octets;
@@ -21,8 +23,35 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// The job list: JSON Lines or one JSON array; - or nothing: standard input
-    #[arg(value_name = "FILE", conflicts_with = "input")]
+    #[arg(value_name = "FILE", conflicts_with = "input", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub file: Option<PathBuf>,
+    /// A template, which takes the place of the job list.
+    #[arg(skip)]
+    pub given: Option<Given>,
+    /// Arguments of a template, one on each line of FILE; -: standard input. Several files are
+    /// combined
+    #[arg(
+        help_heading = "Templates",
+        short = 'a',
+        long = "arg-file",
+        value_name = "FILE"
+    )]
+    pub arg_files: Vec<PathBuf>,
+    /// Whole numbers as arguments: A-B, A-B:STEP, or several of them with commas between
+    #[arg(help_heading = "Templates", long, value_name = "A-B[:STEP]", value_parser = Array::read)]
+    pub array: Option<Array>,
+    /// Arguments have columns with TEXT between them (\t: a tab, \s+: white space): {1}, {2}
+    #[arg(help_heading = "Templates", short = 'C', long, value_name = "TEXT", value_parser = ColumnSeparator::read)]
+    pub colsep: Option<ColumnSeparator>,
+    /// The first argument of each source names its columns: {NAME}
+    #[arg(help_heading = "Templates", long)]
+    pub header: bool,
+    /// So many arguments for each job: {1} to {N}, or all with {}
+    #[arg(help_heading = "Templates", short = 'N', long = "max-args", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_args: Option<u32>,
+    /// Print the jobs as a job list, and run nothing
+    #[arg(help_heading = "Input", long, alias = "dryrun", conflicts_with_all = ["stream", "detach", "resume", "resume_failed"])]
+    pub dry_run: bool,
     /// The job list, under the name of Bakapara's option
     #[arg(help_heading = "Input", short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
@@ -89,14 +118,15 @@ pub struct RunArgs {
     /// One shell command per line instead of JSON
     #[arg(help_heading = "Input", long, conflicts_with = "compat")]
     pub lines: bool,
-    /// The commands of --lines are separated by NUL bytes, and may contain line breaks
-    #[arg(help_heading = "Input", short = '0', long, requires = "lines")]
+    /// The commands of --lines, or the arguments of a template, end with NUL bytes and may contain
+    /// line breaks; a template without another source reads standard input
+    #[arg(help_heading = "Input", short = '0', long)]
     pub null: bool,
     /// Directory in which jobs without `cd` start (default: this one)
     #[arg(help_heading = "Jobs", long, value_name = "DIR")]
     pub cd: Option<PathBuf>,
     /// Environment for every job; without a value, this process's
-    #[arg(help_heading = "Jobs", long = "env", value_name = "NAME[=VALUE]", value_parser = clap::builder::OsStringValueParser::new().map(as_text))]
+    #[arg(help_heading = "Jobs", long = "env", value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().map(as_text))]
     pub env: Vec<String>,
     /// Longest run of jobs without `timeout`
     #[arg(help_heading = "Jobs", long, value_name = "DURATION", value_parser = some_time)]
@@ -162,6 +192,22 @@ impl RunArgs {
     /// # Errors
     /// Exit 2.
     pub(super) fn check(&self, profile: &Profile) -> Result<(), Exit> {
+        if self.given.is_none() && self.null && !self.lines {
+            return Err(Exit::usage(
+                "-0 is for --lines, whose commands then end with NUL bytes, or for a template, whose arguments do",
+            ));
+        }
+        for (option, is_set) in [
+            ("--colsep", self.colsep.is_some()),
+            ("--header", self.header),
+            ("-N", self.max_args.is_some()),
+        ] {
+            if self.given.is_none() && is_set {
+                return Err(Exit::usage(format!(
+                    "{option} is for a template, and there are no arguments for one: name them with `:::`, -a, -0 or --array"
+                )));
+            }
+        }
         if profile.cluster != Cluster::Embedded && self.slots.is_some() {
             return Err(Exit::usage(
                 "-j sets the slots of a run on this host; on a cluster each agent has its own (`slots` in agent.toml)",

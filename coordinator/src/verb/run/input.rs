@@ -1,26 +1,32 @@
 //! The input of a run: the job list, the places of inputs, the settings that all jobs share.
 
 use super::args::{Compat, LeftoverArg, RunArgs, as_text};
+use super::arguments;
 use super::resume::{Begun, Noted, begin};
 use crate::client::context::{absolute, current_umask};
 use crate::client::embedded;
 use crate::client::profile::{Cluster, Profile};
 use crate::exit::Exit;
-use crate::jobs::{Format, Jobs, check_env_name, too_large};
+use crate::jobs::template::quoted;
+use crate::jobs::{Format, Jobs, check_env_name, too_large, write_json};
 use crate::report::outputs::{Results, Wishes};
 use crate::report::progress::ProgressKind;
 use crate::report::resume::Written;
 use mezcal_common::message::client::BatchTerms;
+use mezcal_common::model::escape::json_for_terminal;
 use mezcal_common::model::ids::BatchId;
 use mezcal_common::model::job::{BatchContext, Leftover};
 use mezcal_common::model::octets;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Bytes of a printed job list that are written together.
+const PRINTED_AT_ONCE: usize = 64 * 1024;
 
 /// The work of a run, read and checked; the rest of the run does not look at the command line.
 pub(super) struct Prepared {
@@ -203,7 +209,40 @@ fn terms(args: &RunArgs, context: BatchContext) -> BatchTerms {
     }
 }
 
+/// Prints the jobs as a job list.
+///
+/// # Errors
+/// [`Exit`]: as for a run, or standard output takes no more.
+pub(super) fn dry_run(args: &RunArgs) -> Result<u8, Exit> {
+    let jobs = read_jobs(args)?;
+    let mut lines = Vec::new();
+    let mut out = std::io::stdout().lock();
+    for number in 1..=jobs.len() as u32 {
+        write_json(&mut lines, &jobs.as_object(number), false);
+        lines.push(b'\n');
+        if lines.len() >= PRINTED_AT_ONCE || number == jobs.len() as u32 {
+            let terminal = out.is_terminal();
+            let text = String::from_utf8_lossy(&lines);
+            let text = if terminal {
+                json_for_terminal(&text)
+            } else {
+                text
+            };
+            out.write_all(text.as_bytes())
+                .map_err(|e| Exit::unwritten(&e))?;
+            lines.clear();
+        }
+    }
+    out.flush().map_err(|e| Exit::unwritten(&e))?;
+    Ok(0)
+}
+
 fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
+    if let Some(given) = &args.given {
+        let jobs = arguments::jobs(args, given)?;
+        warn(args, &jobs, "the template");
+        return Ok(jobs);
+    }
     let path = args
         .file
         .as_ref()
@@ -212,8 +251,7 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
     let (name, bytes) = match path {
         Some(path) => {
             let name = path.display().to_string();
-            let bytes =
-                std::fs::read(path).map_err(|e| Exit::usage(format!("cannot read {name}: {e}")))?;
+            let bytes = std::fs::read(path).map_err(|e| Exit::usage(unreadable(&name, &e)))?;
             (name, bytes)
         }
         None => {
@@ -240,12 +278,30 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
         (None, false, false) => Format::Json,
     };
     let jobs = Jobs::read(&name, bytes, format, args.retries).map_err(Exit::usage)?;
+    warn(args, &jobs, &name);
+    Ok(jobs)
+}
+
+fn warn(args: &RunArgs, jobs: &Jobs, name: &str) {
     if !args.quiet {
         jobs.warnings()
             .iter()
             .for_each(|warning| tell!("coordinator: {name}: {warning}"));
     }
-    Ok(jobs)
+}
+
+/// Why a job list cannot be read; its name may be a command.
+fn unreadable(name: &str, e: &std::io::Error) -> String {
+    let command = name.contains(|c: char| c.is_whitespace() || c == '{');
+    if !command || e.kind() != std::io::ErrorKind::NotFound {
+        return format!("cannot read {name}: {e}");
+    }
+    let word = quoted(name);
+    format!(
+        "there is no job list called {name:?}. If it is a command,\n\
+         with arguments it is a template:  coordinator run {word} ::: ARGUMENT…  (or -a FILE, -0, --array A-B)\n\
+         without any it is one job:        printf '%s\\n' {word} | coordinator run --lines -"
+    )
 }
 
 /// Asks where the inputs of jobs are. After a failure the jobs can still run anywhere.
