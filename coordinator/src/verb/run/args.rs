@@ -70,7 +70,7 @@ pub struct RunArgs {
     /// Be the coordinator for this run: agents connect to ADDR, for example 0.0.0.0:7433
     #[arg(help_heading = "Where jobs run", long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// Run here, whatever the profile says
+    /// Run on this host, even if the profile names a cluster
     #[arg(help_heading = "Where jobs run", long, conflicts_with = "listen")]
     pub local: bool,
     /// Start when this many agents are connected
@@ -95,7 +95,7 @@ pub struct RunArgs {
     /// Hand the jobs over, print the batch's id, and leave them to the coordinator
     #[arg(help_heading = "The run", long, conflicts_with_all = ["output", "local", "listen", "keep_order", "compat", "min_agents"])]
     pub detach: bool,
-    /// What to call the batch
+    /// Name of the batch
     #[arg(help_heading = "The run", long, value_name = "NAME", value_parser = batch_name)]
     pub name: Option<String>,
     /// What to do about a lost connection
@@ -112,7 +112,7 @@ pub struct RunArgs {
     /// Write results in the order of the input
     #[arg(help_heading = "Results", short = 'k', long)]
     pub keep_order: bool,
-    /// Read and write exactly as another program did
+    /// Read and write exactly as another program does
     #[arg(help_heading = "Input", long, value_name = "PROGRAM")]
     pub compat: Option<Compat>,
     /// One shell command per line instead of JSON
@@ -134,7 +134,7 @@ pub struct RunArgs {
     /// Cancel all jobs that have not ended this long after the start of the run
     #[arg(help_heading = "The run", long, value_name = "DURATION", value_parser = some_time)]
     pub time_limit: Option<Duration>,
-    /// Give up early, as GNU Parallel: WHEN,WHY=N or N%, with soon or now, and fail, success or
+    /// Give up early, as GNU Parallel does: WHEN,WHY=N or N%; WHEN: soon, now; WHY: fail, success,
     /// done
     #[arg(help_heading = "The run", long, value_name = "RULE", value_parser = halt::parse, default_value = "never")]
     pub halt: HaltRule,
