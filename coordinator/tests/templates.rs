@@ -219,6 +219,65 @@ fn mistakes_are_named_with_their_place() {
 }
 
 #[test]
+fn no_file_with_arguments_is_written_and_results_are_as_private_as_they() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    write(dir, "arguments", b"a\n");
+    write(dir, "others", b"b\n");
+    for words in [
+        &["-a", "arguments", "-o", "arguments", "--force", "echo"][..],
+        &[
+            "-a",
+            "others",
+            "-a",
+            "arguments",
+            "-o",
+            "./arguments",
+            "--force",
+            "echo",
+        ],
+        &["-l", "arguments", "echo", "::::", "others", "arguments"],
+        &[
+            "-o",
+            "arguments",
+            "--force",
+            "echo",
+            ":::",
+            "x",
+            "::::+",
+            "arguments",
+        ],
+    ] {
+        let out = run(dir, words, b"");
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.contains("arguments is the input, too"), "{said}");
+        let kept = std::fs::read(dir.join("arguments")).expect("readable");
+        assert_eq!(kept, b"a\n", "{words:?}");
+    }
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(dir.join("arguments"), private).expect("it is ours");
+    let words = [
+        "-q",
+        "-a",
+        "others",
+        "-a",
+        "arguments",
+        "-o",
+        "results",
+        "true",
+    ];
+    let out = run(dir, &words, b"");
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let mode = std::fs::metadata(dir.join("results"))
+        .expect("written")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
 fn without_arguments_nothing_runs() {
     let dir = tempfile::tempdir().expect("a directory");
     write(dir.path(), "empty", b"");

@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 /// (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// The files that a run is told to write, and its input.
-#[derive(Clone, Copy, Debug)]
+/// The files that a run is told to write, and its inputs.
+#[derive(Clone, Debug)]
 pub struct Wishes<'a> {
-    /// The job list; none: standard input.
-    pub input: Option<&'a Path>,
+    /// The job list, or the files with arguments of a template; `-`: standard input.
+    pub inputs: Vec<PathBuf>,
     /// `-o`; none: standard output.
     pub results: Option<&'a Path>,
     /// `-l`; none: standard error.
@@ -84,13 +84,14 @@ fn named(path: Option<&Path>) -> Option<&Path> {
     path.filter(|path| path.as_os_str() != "-")
 }
 
-/// The mode of a new file that has texts of jobs from `source`: a user who may not read them there
-/// may not read them here. The umask applies, as everywhere.
-fn mode_like(source: Option<&Path>) -> u32 {
-    let file = named(source)
-        .and_then(|path| std::fs::metadata(path).ok())
+/// The mode of a new file that has texts of jobs from these files: a user who may not read them
+/// there may not read them here. The umask applies, as everywhere.
+fn mode_like(sources: &[PathBuf]) -> u32 {
+    let files = sources
+        .iter()
+        .filter_map(|path| std::fs::metadata(named(Some(path))?).ok())
         .filter(std::fs::Metadata::is_file);
-    file.map_or(0o666, |meta| (meta.mode() & 0o666) | 0o600)
+    files.fold(0o666, |mode, meta| mode & meta.mode()) | 0o600
 }
 
 impl Wishes<'_> {
@@ -99,10 +100,13 @@ impl Wishes<'_> {
     /// # Errors
     /// Exit 2 naming both files.
     pub fn check(&self) -> Result<(), Exit> {
-        let input = match named(self.input) {
+        let input = |path: &PathBuf| match named(Some(path)) {
             Some(path) => Which::of(path),
             None => Which::of_open(std::io::stdin()),
         };
+        let inputs: Vec<Which> = self.inputs.iter().filter_map(input).collect();
+        let is_read =
+            |file: &Option<Which>| file.as_ref().is_some_and(|file| inputs.contains(file));
         let (results, shown) = match named(self.results) {
             Some(path) => (Which::of(path), path.display().to_string()),
             None => (
@@ -111,19 +115,18 @@ impl Wishes<'_> {
             ),
         };
         let log = named(self.log).map(|path| (Which::of(path), path.display()));
-        let same = |a: &Option<Which>, b: &Option<Which>| a.is_some() && a == b;
-        if same(&input, &results) {
+        if is_read(&results) {
             return Err(Exit::usage(format!(
-                "{shown} is the input, too: results would overwrite the jobs; choose another file for -o"
+                "{shown} is the input, too: results would overwrite it; choose another file for -o"
             )));
         }
         if let Some((log, path)) = log {
-            if same(&input, &log) {
+            if is_read(&log) {
                 return Err(Exit::usage(format!(
-                    "{path} is the input, too: log lines would be mixed with the jobs; choose another file for -l"
+                    "{path} is the input, too: log lines would be written into it; choose another file for -l"
                 )));
             }
-            if same(&results, &log) {
+            if log.is_some() && results == log {
                 return Err(Exit::usage(format!(
                     "{path} gets the results ({shown}), too: log lines would be mixed with them; choose another file for -l"
                 )));
@@ -142,7 +145,7 @@ impl Wishes<'_> {
         };
         let shown = path.display();
         let file = loop {
-            let mode = mode_like(self.input);
+            let mode = mode_like(&self.inputs);
             let open = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -193,7 +196,7 @@ impl Wishes<'_> {
         };
         options
             .create(true)
-            .mode(mode_like(self.input))
+            .mode(mode_like(&self.inputs))
             .open(path)
             .map(Some)
             .map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))
@@ -287,7 +290,7 @@ mod tests {
 
     fn wishes<'a>(input: &'a Path, results: Option<&'a Path>, log: Option<&'a Path>) -> Wishes<'a> {
         Wishes {
-            input: Some(input),
+            inputs: vec![input.to_owned()],
             results,
             log,
             old: Old::Replaced,
@@ -381,7 +384,7 @@ mod tests {
         );
         let emptied = Wishes {
             old: Old::Emptied,
-            ..wishes
+            ..wishes.clone()
         };
         drop(emptied.log().expect("opened"));
         assert_eq!(std::fs::read_to_string(&log).expect("readable"), "");

@@ -30,7 +30,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     if args.dry_run {
         return dry_run(args);
     }
-    let outputs = args.outputs();
+    let outputs = args.outputs(input::files(args));
     if !args.stream {
         outputs.check()?;
     }

@@ -237,9 +237,9 @@ impl RunArgs {
     }
 
     /// The files of a run, as its options name them.
-    pub(super) fn outputs(&self) -> Wishes<'_> {
+    pub(super) fn outputs(&self, inputs: Vec<PathBuf>) -> Wishes<'_> {
         Wishes {
-            input: self.file.as_deref().or(self.input.as_deref()),
+            inputs,
             results: self.output.as_deref(),
             log: self.logging.as_deref(),
             old: match () {

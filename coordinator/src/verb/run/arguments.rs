@@ -43,11 +43,22 @@ pub(super) fn jobs(args: &RunArgs, given: &Given) -> Result<Jobs, Exit> {
     Jobs::made(template, args.retries).map_err(Exit::usage)
 }
 
-/// The sources of arguments: those that options name, then those after the template.
-fn sources(args: &RunArgs, given: &Given) -> Result<Vec<Source>, Exit> {
+/// The files that arguments are read from; `-`: standard input.
+pub(super) fn files(args: &RunArgs, given: &Given) -> Vec<PathBuf> {
+    // A command line with a mistake reads nothing.
+    let (files, after) = named(args, given).unwrap_or_default();
+    let path = |named: Named| match named.origin {
+        Origin::File(path) => Some(path),
+        Origin::Words(_) => None,
+    };
+    files.into_iter().chain(after).filter_map(path).collect()
+}
+
+/// The files that options name, and the sources after the template.
+fn named(args: &RunArgs, given: &Given) -> Result<(Vec<Named>, Vec<Named>), String> {
     let mut files: Vec<PathBuf> = args.arg_files.clone();
     let earlier = !files.is_empty() || args.array.is_some();
-    let after = template::sources(&given.sources, earlier).map_err(Exit::usage)?;
+    let after = template::sources(&given.sources, earlier)?;
     if args.null && !earlier && after.is_empty() {
         files.push("-".into());
     }
@@ -55,7 +66,12 @@ fn sources(args: &RunArgs, given: &Given) -> Result<Vec<Source>, Exit> {
         origin: Origin::File(path),
         linked: false,
     };
-    let files: Vec<Named> = files.into_iter().map(named).collect();
+    Ok((files.into_iter().map(named).collect(), after))
+}
+
+/// The sources of arguments: those that options name, then those after the template.
+fn sources(args: &RunArgs, given: &Given) -> Result<Vec<Source>, Exit> {
+    let (files, after) = named(args, given).map_err(Exit::usage)?;
     let is_file = |named: &&Named| matches!(named.origin, Origin::File(_));
     let is_input = |named: &&Named| named.origin == Origin::File("-".into());
     let all = || files.iter().chain(&after);

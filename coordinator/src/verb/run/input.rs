@@ -21,7 +21,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,15 @@ pub(super) struct Manner {
     pub(super) wait_agents: Option<Duration>,
     /// How long the run tries to reach a lost coordinator.
     pub(super) patience: Duration,
+}
+
+/// The files that the jobs of a run are made from; `-`: standard input.
+pub(super) fn files(args: &RunArgs) -> Vec<PathBuf> {
+    if let Some(given) = &args.given {
+        return arguments::files(args, given);
+    }
+    let list = args.file.as_ref().or(args.input.as_ref());
+    vec![list.cloned().unwrap_or_else(|| "-".into())]
 }
 
 /// Reads the jobs, unless they come while others run, and opens the files for their results.
