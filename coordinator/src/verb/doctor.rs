@@ -87,7 +87,7 @@ fn service(path: &Path) -> Vec<Finding> {
         Err(e) => {
             return vec![doctor::configuration(
                 &e,
-                "the README has one to begin with",
+                "/usr/share/doc/mezcal-coordinator/examples/coordinator.toml is one to begin with",
             )];
         }
     };
