@@ -146,7 +146,7 @@ fn mistakes_are_named_with_their_place() {
     write(dir.path(), "ab", b"a\nb\n");
     write(dir.path(), "short", b"a,b\nc\n");
     write(dir.path(), "nul", b"a\nb\0c\n");
-    let rows: [(&[&str], &str); 23] = [
+    let rows: [(&[&str], &str); 28] = [
         (
             &["gzip {}", "-j4", ":::", "a"],
             "options go before the template",
@@ -197,6 +197,23 @@ fn mistakes_are_named_with_their_place() {
         (
             &["--lines", "echo", ":::", "a"],
             "--lines is for a job list",
+        ),
+        (
+            &["--stream", "echo {}", ":::", "a"],
+            "--stream is for a job list",
+        ),
+        (
+            &["--stream", "--array", "1-2", "echo"],
+            "--stream is for a job list",
+        ),
+        (
+            &["--stream", "-a", "ab", "echo"],
+            "--stream is for a job list",
+        ),
+        (&["echo {}", "-a", "ab"], "options go before the template"),
+        (
+            &["echo {}", "--array", "1-2"],
+            "options go before the template",
         ),
         (&["--header", "ab"], "--header is for a template"),
         (&["--array", "9-1", "echo"], "goes from 9 down to 1"),
@@ -412,7 +429,10 @@ fn the_slot_counts_from_one() {
 }
 
 /// Templates that write their argument with a NUL byte after it, in all quotes.
-const WRITERS: [&str; 14] = [
+const WRITERS: [&str; 17] = [
+    "printf '%s\\0' \\\n {}",
+    "true \\\n# it's\nprintf '%s\\0' {}",
+    "printf '%s\\0' \\\n\"$(printf %s '{}' \\\n; echo .)\" | tr -d '\\n' | sed 's/[.]\\x00/\\x00/'",
     "printf '%s\\0' {}",
     "printf '%s\\0'",
     "printf '%s\\0' {1}",
@@ -550,6 +570,37 @@ proptest! {
         }
         arrives(dir.path(), "bash", OF_BASH, &arguments);
     }
+}
+
+#[test]
+fn no_line_that_goes_on_hides_what_surrounds_an_argument() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (template, argument) in [
+        ("x=1 ;\\\n#'\necho {}", "$(touch PWNED)"),
+        ("echo \"$\\\n(echo {})\"", "\"; touch PWNED; \""),
+        ("echo \"$\\\n(echo {})\"", "x; touch PWNED"),
+        (
+            "echo \"$(ca\\\nse x in x) echo {};; esac)\"",
+            "x; touch PWNED",
+        ),
+        ("cat <\\\n<E >/dev/null\n'\nE\necho {}", "x; touch PWNED; '"),
+        ("echo $\\\n[1+{}]", "a[$(touch PWNED)]"),
+        ("echo $(\\\n(1+{}))", "a[$(touch PWNED)]"),
+        ("(\\\n(x=1+{}))", "a[$(touch PWNED)]"),
+    ] {
+        let out = run(dir.path(), &["-q", template, ":::", argument], b"");
+        let said = text(&out.stderr);
+        assert!(!dir.path().join("PWNED").exists(), "{template}");
+        assert_eq!(out.status.code(), Some(2), "{template}: {said}");
+        assert!(
+            said.contains("a backslash at the end of a line"),
+            "{template}: {said}"
+        );
+    }
+    let known = "true \\\n# it's\necho {}";
+    let out = run(dir.path(), &["-q", known, ":::", "$(touch PWNED)"], b"");
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    assert!(!dir.path().join("PWNED").exists());
 }
 
 #[test]

@@ -77,7 +77,11 @@ fn push_escaped(out: &mut String, argument: &str, special: &[char]) {
 
 fn is_plain(argument: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_./:@%+-".contains(&b);
-    !argument.is_empty() && argument.bytes().all(plain) && !RESERVED.contains(&argument)
+    // Bash reads `-n` in `[[ … ]]` as an operator.
+    !argument.is_empty()
+        && !argument.starts_with('-')
+        && argument.bytes().all(plain)
+        && !RESERVED.contains(&argument)
 }
 
 #[cfg(test)]
@@ -96,6 +100,8 @@ mod tests {
             ("", plain, "''"),
             ("a b", plain, "'a b'"),
             ("time", plain, "'time'"),
+            ("-n", plain, "'-n'"),
+            ("a-n", plain, "a-n"),
             ("a=b", plain, "'a=b'"),
             ("~", plain, "'~'"),
             ("a,b", plain, "'a,b'"),

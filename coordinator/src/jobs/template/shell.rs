@@ -101,6 +101,34 @@ impl<'t> Reading<'t, '_, '_> {
         self.take_char();
     }
 
+    /// Takes a backslash. Two lines that it joins are read as one, as the shell does; where they could be joined in the middle of something, the template is refused.
+    fn backslash(&mut self) -> Result<(), String> {
+        let single = self.inside.last() == Some(&Inside::Single);
+        // Nothing is ours after a here-document has begun.
+        if !self.rest().starts_with("\\\n") || self.here == Here::Begun || single {
+            self.take_escaped();
+            return Ok(());
+        }
+        let joins = match self.inside.last() {
+            None | Some(Inside::Parentheses | Inside::Double | Inside::Arithmetic { .. }) => {
+                !self.tangled
+            }
+            Some(
+                Inside::Single
+                | Inside::Dollar
+                | Inside::Parameter
+                | Inside::Backquotes
+                | Inside::Comment,
+            ) => false,
+        };
+        if !joins || !self.pieces.last_text().ends_with([' ', '\t']) {
+            let why = "at the end of a line has no blank before it, or stands in ${…}, `…` or $'…'; write it after a blank between two words, or write one line";
+            return Err(self.refusal("a backslash", why));
+        }
+        self.at += 2;
+        Ok(())
+    }
+
     fn enter(&mut self, opening: usize, inside: Inside) {
         self.take(opening);
         self.inside.push(inside);
@@ -147,7 +175,7 @@ impl<'t> Reading<'t, '_, '_> {
                 self.arithmetic(c, open, bracket);
             }
             _ if c == '{' => self.brace()?,
-            _ if c == '\\' => self.take_escaped(),
+            _ if c == '\\' => self.backslash()?,
             Some(Inside::Single | Inside::Dollar | Inside::Comment | Inside::Backquotes) => {
                 self.take_char();
             }

@@ -91,6 +91,18 @@ fn shell_commands_quote_arguments_for_their_place() {
         ),
         ("echo \\ #'\n{}'", "it's", "echo \\ #'\nit'\\''s'"),
         ("if true; then {}; fi", "time", "if true; then 'time'; fi"),
+        ("[[ {} == -n ]]", "-n", "[[ '-n' == -n ]]"),
+        // Lines that go on are joined before they are read.
+        ("echo a \\\n {}", "x y", "echo a  'x y'"),
+        ("echo a \\\n--b={}", "x y", "echo a --b='x y'"),
+        ("true \\\n# it's\necho {}", "x y", "true # it's\necho 'x y'"),
+        ("echo \"a \\\nb {}\"", "$x", "echo \"a b \\$x\""),
+        ("echo 'a\\\n' {} # \\\n", "x y", "echo 'a\\\n' 'x y' # \\\n"),
+        (
+            "x={}; cat <<E\na\\\nb\nE",
+            "x y",
+            "x='x y'; cat <<E\na\\\nb\nE",
+        ),
     ];
     for (text, argument, expected) in rows {
         assert_eq!(first(text, argument).as_deref(), Ok(expected), "{text}");
@@ -132,6 +144,22 @@ fn places_where_nothing_can_be_quoted_are_refused() {
             "echo {2}",
             "x",
             "{2} in the template: a job has 1 argument at most",
+        ),
+        (
+            "x=1 ;\\\n#'\necho {}",
+            "x",
+            "a backslash at the end of a line",
+        ),
+        (
+            "echo \"$\\\n(echo {})\"",
+            "x",
+            "character 8 of the template",
+        ),
+        ("echo {}\\\n", "x", "a backslash at the end of a line"),
+        (
+            "echo ${x:- \\\n} {}",
+            "x",
+            "a backslash at the end of a line",
         ),
         ("echo 'x", "x", "is not closed"),
         ("echo x # y", "x", "a comment"),

@@ -192,22 +192,7 @@ impl RunArgs {
     /// # Errors
     /// Exit 2.
     pub(super) fn check(&self, profile: &Profile) -> Result<(), Exit> {
-        if self.given.is_none() && self.null && !self.lines {
-            return Err(Exit::usage(
-                "-0 is for --lines, whose commands then end with NUL bytes, or for a template, whose arguments do",
-            ));
-        }
-        for (option, is_set) in [
-            ("--colsep", self.colsep.is_some()),
-            ("--header", self.header),
-            ("-N", self.max_args.is_some()),
-        ] {
-            if self.given.is_none() && is_set {
-                return Err(Exit::usage(format!(
-                    "{option} is for a template, and there are no arguments for one: name them with `:::`, -a, -0 or --array"
-                )));
-            }
-        }
+        self.check_input()?;
         if profile.cluster != Cluster::Embedded && self.slots.is_some() {
             return Err(Exit::usage(
                 "-j sets the slots of a run on this host; on a cluster each agent has its own (`slots` in agent.toml)",
@@ -232,6 +217,43 @@ impl RunArgs {
             return Err(Exit::usage(
                 "--detach leaves the jobs to a running coordinator; name one with -p",
             ));
+        }
+        Ok(())
+    }
+
+    /// Refuses options that belong to the other kind of input: a job list or a template.
+    fn check_input(&self) -> Result<(), Exit> {
+        for (option, is_set) in [
+            ("--lines", self.lines),
+            ("--stream", self.stream),
+            ("--compat bakapara", self.compat.is_some()),
+        ] {
+            if self.given.is_some() && is_set {
+                return Err(Exit::usage(format!(
+                    "{option} is for a job list, and a template makes one of its own"
+                )));
+            }
+        }
+        if self.given.is_none() && (!self.arg_files.is_empty() || self.array.is_some()) {
+            return Err(Exit::usage(
+                "-a and --array give a template its arguments; options go before the template, as in `coordinator run -a FILE 'gzip -9 {}'`",
+            ));
+        }
+        if self.given.is_none() && self.null && !self.lines {
+            return Err(Exit::usage(
+                "-0 is for --lines, whose commands then end with NUL bytes, or for a template, whose arguments do",
+            ));
+        }
+        for (option, is_set) in [
+            ("--colsep", self.colsep.is_some()),
+            ("--header", self.header),
+            ("-N", self.max_args.is_some()),
+        ] {
+            if self.given.is_none() && is_set {
+                return Err(Exit::usage(format!(
+                    "{option} is for a template, and there are no arguments for one: name them with `:::`, -a, -0 or --array"
+                )));
+            }
         }
         Ok(())
     }

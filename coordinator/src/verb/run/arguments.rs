@@ -13,17 +13,6 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// [`Exit`]: the command line has a mistake, a file cannot be read, or there are no arguments.
 pub(super) fn jobs(args: &RunArgs, given: &Given) -> Result<Jobs, Exit> {
-    for (option, is_set) in [
-        ("--lines", args.lines),
-        ("--stream", args.stream),
-        ("--compat bakapara", args.compat.is_some()),
-    ] {
-        if is_set {
-            return Err(Exit::usage(format!(
-                "{option} is for a job list, and a template makes one of its own"
-            )));
-        }
-    }
     template::check(&given.template).map_err(Exit::usage)?;
     let sources = sources(args, given)?;
     let manner = Manner {
