@@ -604,6 +604,34 @@ fn no_line_that_goes_on_hides_what_surrounds_an_argument() {
 }
 
 #[test]
+fn no_argument_is_evaluated() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for template in [
+        "[[ 1 -eq {} ]]",
+        "[[ '{}' -lt 2 ]]",
+        "let x={}",
+        "arr[{}]=1",
+        "arr=([{}]=1)",
+        "[[ -v {} ]]",
+        "test -v {}",
+        "declare -i x={}",
+        "printf -v {} x",
+        "unset {}",
+        "read {} <<< x",
+    ] {
+        let words = ["-q", template, ":::", "a[$(touch PWNED)]"];
+        let out = run(dir.path(), &words, b"");
+        let said = text(&out.stderr);
+        assert!(!dir.path().join("PWNED").exists(), "{template}");
+        assert_eq!(out.status.code(), Some(2), "{template}: {said}");
+        assert!(
+            said.contains("job 1 of the template: {} stands in arithmetic or in the name"),
+            "{template}: {said}"
+        );
+    }
+}
+
+#[test]
 fn programs_without_a_shell_see_arguments_as_they_are() {
     let dir = tempfile::tempdir().expect("a directory");
     let arguments: Vec<Vec<u8>> = HOSTILE.iter().map(|one| one.to_vec()).collect();

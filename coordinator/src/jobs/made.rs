@@ -102,7 +102,7 @@ mod tests {
         let why = made("echo $(({}+1))", Source::words("w".into(), words)).expect_err("no number");
         assert_eq!(
             why,
-            "job 2 of the template: {} stands in arithmetic, where only whole numbers are safe, and would be \"x\""
+            "job 2 of the template: {} stands in arithmetic or in the name of a variable, where only whole numbers are safe, and would be \"x\""
         );
     }
 }

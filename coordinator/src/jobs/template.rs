@@ -10,6 +10,7 @@
 //! a million jobs cost their arguments.
 
 mod array;
+mod evaluated;
 mod pieces;
 mod quote;
 mod shell;
@@ -26,7 +27,7 @@ pub use words::{Named, Origin, check, sources, split};
 use super::object::write_octets;
 use mezcal_common::model::job::Command;
 use pieces::{Braces, Piece, Place};
-use quote::Quotes;
+use quote::{Holds, Quotes};
 use std::borrow::Cow;
 use strings::{Stands, Which};
 
@@ -138,8 +139,8 @@ impl Template {
                 .saturating_mul(4)
                 .saturating_add(arguments.saturating_mul(12))
         };
-        let place = |place: &Place| match (place.quotes, place.stands) {
-            (Quotes::Arithmetic, Stands::Argument(..)) => None,
+        let place = |place: &Place| match (place.holds, place.stands) {
+            (Holds::Whole { .. }, Stands::Argument(..)) => None,
             (_, Stands::Argument(Which::All, _)) => Some(quoted(sum, self.sources.most())),
             (_, Stands::Argument(Which::Position(_), _)) => Some(quoted(longest, 1)),
             (_, Stands::Number | Stands::Slot) => Some(quoted(SLOT.len(), 1)),
@@ -162,12 +163,12 @@ impl Template {
             let Stands::Argument(which, cut) = place.stands else {
                 continue;
             };
-            let wrong = chosen(&arguments, which)
-                .map(|argument| cut.of(argument))
-                .find(|argument| !quote::can_hold(place.quotes, argument));
-            if let Some(argument) = wrong {
+            let mut arguments = chosen(&arguments, which).map(|argument| cut.of(argument));
+            let wrong = arguments
+                .find_map(|argument| Some((quote::check(place.holds, argument).err()?, argument)));
+            if let Some((why, argument)) = wrong {
                 return Err(format!(
-                    "{} stands in arithmetic, where only whole numbers are safe, and would be {:?}",
+                    "{} {why}, and would be {:?}",
                     place.text,
                     mezcal_common::model::octets::shown(argument)
                 ));

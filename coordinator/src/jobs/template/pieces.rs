@@ -1,6 +1,6 @@
 //! The pieces of a template: text that stays, and places that arguments take.
 
-use super::quote::Quotes;
+use super::quote::{Holds, Quotes};
 use super::strings::{self, Stands};
 
 /// A piece of a template.
@@ -18,6 +18,8 @@ pub(super) struct Place {
     pub(super) stands: Stands,
     /// What surrounds it in a shell command.
     pub(super) quotes: Quotes,
+    /// What it can stand for.
+    pub(super) holds: Holds,
     /// The replacement string itself, for messages.
     pub(super) text: String,
 }
@@ -130,6 +132,7 @@ pub(super) fn of_word(word: &str, braces: &mut Braces<'_>) -> Result<Pieces, Str
                 pieces.place(Place {
                     stands,
                     quotes: Quotes::Single,
+                    holds: Holds::Anything,
                     text: text.to_owned(),
                 });
                 text.len()

@@ -18,7 +18,7 @@ pub(super) enum Quotes {
     },
     /// `$'…'`
     Dollar,
-    /// `$((…))`, where a shell evaluates what it finds: only whole numbers can stand there.
+    /// `$((…))`
     Arithmetic,
 }
 
@@ -49,12 +49,34 @@ pub(super) fn push(out: &mut String, argument: &str, quotes: Quotes) {
     }
 }
 
-/// Whether an argument can stand there at all.
-pub(super) fn can_hold(quotes: Quotes, argument: &str) -> bool {
+/// The arguments that a place can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// All.
+    Anything,
+    /// Whole numbers, because a shell evaluates them. `zeros`: with leading zeros, too, which
+    /// otherwise make it read octal digits.
+    Whole {
+        /// See there.
+        zeros: bool,
+    },
+}
+
+/// Why an argument cannot stand at a place.
+///
+/// # Errors
+/// The end of a sentence about the place.
+pub(super) fn check(holds: Holds, argument: &str) -> Result<(), &'static str> {
     let digits = argument.strip_prefix(['-', '+']).unwrap_or(argument);
-    match quotes {
-        Quotes::Arithmetic => !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()),
-        Quotes::None { .. } | Quotes::Single | Quotes::Double { .. } | Quotes::Dollar => true,
+    let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    match holds {
+        Holds::Whole { .. } if !whole => Err(
+            "stands in arithmetic or in the name of a variable, where only whole numbers are safe",
+        ),
+        Holds::Whole { zeros: false } if digits.len() > 1 && digits.starts_with('0') => Err(
+            "stands in arithmetic, where a number with leading zeros is octal (10#{} makes it decimal)",
+        ),
+        Holds::Whole { .. } | Holds::Anything => Ok(()),
     }
 }
 
@@ -123,9 +145,24 @@ mod tests {
             push(&mut out, argument, quotes);
             assert_eq!(out, expected, "{argument:?} {quotes:?}");
         }
-        for (argument, fits) in [("17", true), ("-1", true), ("a[$(id)]", false), ("", false)] {
-            assert_eq!(can_hold(Quotes::Arithmetic, argument), fits, "{argument}");
-            assert!(can_hold(plain, argument));
+        let whole = Holds::Whole { zeros: false };
+        for (argument, fits) in [
+            ("17", true),
+            ("-1", true),
+            ("0", true),
+            ("-0", true),
+            ("10", true),
+            ("007", false),
+            ("-08", false),
+            ("00", false),
+            ("a[$(id)]", false),
+            ("", false),
+        ] {
+            assert_eq!(check(whole, argument).is_ok(), fits, "{argument}");
+            assert_eq!(check(Holds::Anything, argument), Ok(()));
         }
+        let zeros = Holds::Whole { zeros: true };
+        assert_eq!(check(zeros, "007"), Ok(()));
+        assert!(check(zeros, "x").is_err());
     }
 }

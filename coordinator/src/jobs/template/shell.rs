@@ -1,8 +1,9 @@
 //! A template as a shell reads it: which quotes surround each replacement string. Where an argument
 //! cannot be kept from being read as something else, the template is refused.
 
+use super::evaluated::Evaluated;
 use super::pieces::{Braces, Piece, Pieces, Place};
-use super::quote::Quotes;
+use super::quote::{Holds, Quotes};
 use super::strings::{Cut, Stands, Which, is_no_parameter};
 
 /// What surrounds a place, from the outside to the inside.
@@ -52,6 +53,7 @@ fn read<'t, 'b, 'n>(
         pieces: Pieces::default(),
         here: Here::None,
         tangled: false,
+        evaluated: Evaluated::default(),
         braces,
     };
     while reading.at < template.len() {
@@ -77,6 +79,7 @@ struct Reading<'t, 'b, 'n> {
     here: Here,
     /// Something has been there after which it is uncertain what is within what.
     tangled: bool,
+    evaluated: Evaluated,
     braces: &'b mut Braces<'n>,
 }
 
@@ -137,6 +140,7 @@ impl<'t> Reading<'t, '_, '_> {
     fn leave(&mut self, closing: usize) {
         self.take(closing);
         self.inside.pop();
+        self.evaluated.leave(self.inside.len());
     }
 
     fn within(&self, inside: Inside) -> bool {
@@ -253,6 +257,8 @@ impl<'t> Reading<'t, '_, '_> {
     fn command(&mut self, c: char) {
         let rest = self.rest();
         let begins = self.word_begins();
+        self.evaluated
+            .note(self.template, self.at, self.inside.len(), begins);
         match c {
             '#' if begins => self.enter(1, Inside::Comment),
             '(' if rest.starts_with("((") => self.enter(
@@ -295,6 +301,7 @@ impl<'t> Reading<'t, '_, '_> {
         self.pieces.place(Place {
             stands,
             quotes,
+            holds: self.holds(quotes),
             text: text.to_owned(),
         });
         self.at += text.len();
@@ -353,6 +360,26 @@ impl<'t> Reading<'t, '_, '_> {
         })
     }
 
+    /// What an argument can be at this place, in these quotes.
+    fn holds(&self, quotes: Quotes) -> Holds {
+        let command = |inside: &Inside| *inside == Inside::Parentheses;
+        // A command of its own within something that evaluates only has its output evaluated.
+        let depth = self.inside.iter().rposition(command).map_or(0, |at| at + 1);
+        let quoted = matches!(
+            quotes,
+            Quotes::Single | Quotes::Double { .. } | Quotes::Dollar
+        );
+        let evaluates = quotes == Quotes::Arithmetic
+            || self
+                .evaluated
+                .evaluates(self.template, self.at, depth, quoted);
+        let zeros = self.pieces.last_text().ends_with("10#");
+        match evaluates {
+            true => Holds::Whole { zeros },
+            false => Holds::Anything,
+        }
+    }
+
     /// Puts all arguments at the end.
     fn append(&mut self) -> Result<(), String> {
         let why = match self.inside.last() {
@@ -375,10 +402,12 @@ impl<'t> Reading<'t, '_, '_> {
                 "the template has no {{}}, and the arguments cannot come last, because it ends with {what}"
             ));
         }
+        let holds = self.holds(Quotes::None { always: false });
         self.pieces.text(" ");
         self.pieces.place(Place {
             stands: Stands::Argument(Which::All, Cut::Whole),
             quotes: Quotes::None { always: false },
+            holds,
             text: "{}".to_owned(),
         });
         Ok(())

@@ -175,6 +175,75 @@ fn places_where_nothing_can_be_quoted_are_refused() {
 }
 
 #[test]
+fn where_bash_evaluates_only_whole_numbers_can_stand() {
+    let evaluated = [
+        "[[ 1 -eq {} ]]",
+        "[[ {} -lt 5 ]]",
+        "[[ ( x == y || 1 -ge \"{}\" ) ]]",
+        "[[ -n x &&\n '{}' -ne 3 ]]",
+        "[[ {}\"a ]] b\" -eq 1 ]]",
+        "[[ -v {} ]]",
+        "let x={}",
+        "builtin let 'x={}' y=1",
+        "let x=1 2>&1 y={}",
+        "let",
+        "arr[{}]=x",
+        "arr[\"{}\"]=x",
+        "arr=([{}]=x)",
+        "arr[1+{}]=x",
+        "x=1; unset {}",
+        "unset 'a[{}]'",
+        "read {} <<< x",
+        "declare {}",
+        "declare \"a[{}]=1\"",
+        "declare -i x={}",
+        "f() { local -ri x; x={}; }",
+        "test -v {}",
+        "if [ -v \"a[{}]\" ]; then :; fi",
+        "printf -v {} x",
+        "printf -v 'a[{}]' x",
+        "echo $(let x={})",
+    ];
+    for text in evaluated {
+        let why = first(text, "a[$(id)]").expect_err(text);
+        assert!(why.contains("whole numbers"), "{text}: {why}");
+        assert!(first(text, "-17").is_ok(), "{text}");
+        let why = first(text, "08").expect_err(text);
+        assert!(why.contains("octal"), "{text}: {why}");
+    }
+    for text in [
+        "[[ {} == x ]] && [ $x -eq 1 ]",
+        "[[ '{}' == x ]]; [[ 1 -eq 1 ]] && echo {}",
+        "[[ $(wc -l < {}) -gt 5 ]]",
+        "[[ \"{}\" == x ]]",
+        "[ 1 -eq {} ]",
+        "let x=1; echo {}",
+        "let x=$(f {}) y=2",
+        "x=(a[1]); echo {}",
+        "ls a[1-9] {}",
+        "grep 'x[{}]' f",
+        "export X={}",
+        "export X=\"a {}\"",
+        "local x=$(basename {})",
+        "read x < {}",
+        "read x <<< {}",
+        "printf -v x %s {}",
+        "test -n {}",
+        "awk -v x={}",
+        "outlet {}",
+        "declare -r x={}",
+    ] {
+        assert!(first(text, "a[$(id)]").is_ok(), "{text}");
+    }
+    for text in ["echo $((10#{}))", "let x=10#{}", "[[ 1 -eq 10#{} ]]"] {
+        assert!(first(text, "08").is_ok(), "{text}");
+        assert!(first(text, "x").is_err(), "{text}");
+    }
+    assert!(first("echo $(({}))", "08").is_err_and(|why| why.contains("octal")));
+    assert_eq!(first("echo $(({}))", "0").as_deref(), Ok("echo $((0))"));
+}
+
+#[test]
 fn several_words_are_started_without_a_shell() {
     let each = |n| Manner {
         each: Some(n),
