@@ -48,6 +48,20 @@ impl Source {
         Self::listed(name, text, starts, 1, true)
     }
 
+    /// Arguments that each are a line with columns. As other programs write such files, a line may
+    /// end with a carriage return, the first begin with a byte order mark, and the last be empty.
+    pub fn table(name: String, bytes: Vec<u8>) -> Self {
+        let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+        let lines = text
+            .split(|b| *b == b'\n')
+            .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let mut lines: Vec<&[u8]> = lines.collect();
+        while lines.pop_if(|line| line.is_empty()).is_some() {}
+        let mut text = lines.join(&b'\n');
+        text.extend(lines.last().map(|_| b'\n'));
+        Self::lines(name, text)
+    }
+
     /// Arguments that each end with a NUL byte.
     pub fn pieces(name: String, bytes: Vec<u8>) -> Self {
         // `octets` writes a NUL as two.
@@ -270,6 +284,23 @@ mod tests {
             source.first_nul().map(|at| source.place(at)),
             Some("f:2".into())
         );
+    }
+
+    #[test]
+    fn tables_of_other_programs_are_read() {
+        let rows: [(&[u8], &[&str]); 7] = [
+            (b"", &[]),
+            (b"\r\n\n", &[]),
+            (b"a,b\r\n1,2\r\n", &["a,b", "1,2"]),
+            (b"\xef\xbb\xbfa\n1\r", &["a", "1"]),
+            (b"a\r\n\r\nb\n\n\r\n", &["a", "", "b"]),
+            (b"a\r\r\nb\rc", &["a\r", "b\rc"]),
+            (b"a\n\xef\xbb\xbfb", &["a", "\u{feff}b"]),
+        ];
+        for (bytes, lines) in rows {
+            let table = Source::table("f".into(), bytes.to_vec());
+            assert_eq!(all(&table), lines, "{bytes:?}");
+        }
     }
 
     #[test]

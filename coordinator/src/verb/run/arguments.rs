@@ -115,8 +115,10 @@ fn file(args: &RunArgs, path: &Path) -> Result<Source, Exit> {
     };
     let bytes =
         bytes.map_err(|e| Exit::usage(format!("cannot read the arguments in {name}: {e}")))?;
-    Ok(match args.null {
-        true => Source::pieces(name, bytes),
-        false => Source::lines(name, bytes),
+    let table = args.header || args.colsep.is_some();
+    Ok(match (args.null, table) {
+        (true, _) => Source::pieces(name, bytes),
+        (false, true) => Source::table(name, bytes),
+        (false, false) => Source::lines(name, bytes),
     })
 }
