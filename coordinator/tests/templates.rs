@@ -64,8 +64,9 @@ fn arguments_come_from_every_source() {
     write(dir.path(), "12", b"1\n2");
     write(dir.path(), "nul", b"x y\0z\nz\0");
     write(dir.path(), "table", b"name\tage\nann b\t3\nbob\t4\n");
+    write(dir.path(), "dos", b"\xef\xbb\xbfname,age\r\nann,3\r\n\r\n");
     let input: &[u8] = b"p q\nr\n";
-    let rows: [(&[&str], &str); 22] = [
+    let rows: [(&[&str], &str); 24] = [
         (&["echo {}", ":::", "a", "b c"], "echo a;echo 'b c'"),
         (&["echo", "{}", ":::", "a", "b c"], "echo|a;echo|b c"),
         (&["-j2", "--", "echo", "-n", ":::", "-q"], "echo|-n|-q"),
@@ -114,6 +115,14 @@ fn arguments_come_from_every_source() {
             "echo 1-2",
         ),
         (
+            &["--header", "-C,", "go {age} {name}", "::::", "dos"],
+            "go 3 ann",
+        ),
+        (
+            &["-C,", "go {2} {1}", "::::", "dos"],
+            "go age name;go 3 ann",
+        ),
+        (
             &["-N2", "mv", "{1}", "{2}", ":::", "a", "b", "c"],
             "mv|a|b;mv|c|",
         ),
@@ -146,7 +155,7 @@ fn mistakes_are_named_with_their_place() {
     write(dir.path(), "ab", b"a\nb\n");
     write(dir.path(), "short", b"a,b\nc\n");
     write(dir.path(), "nul", b"a\nb\0c\n");
-    let rows: [(&[&str], &str); 28] = [
+    let rows: [(&[&str], &str); 30] = [
         (
             &["gzip {}", "-j4", ":::", "a"],
             "options go before the template",
@@ -216,6 +225,14 @@ fn mistakes_are_named_with_their_place() {
             "options go before the template",
         ),
         (&["--header", "ab"], "--header is for a template"),
+        (
+            &["--header", "echo {nam}", ":::", "name", "x"],
+            "{nam} in the template: no column is called so; is {name} meant?",
+        ),
+        (
+            &["--header", "echo", "{Name}", ":::", "name", "x"],
+            "is {name} meant?",
+        ),
         (&["--array", "9-1", "echo"], "goes from 9 down to 1"),
     ];
     for (words, said) in rows {
@@ -225,14 +242,6 @@ fn mistakes_are_named_with_their_place() {
         assert!(stderr.contains(said), "{words:?}: {stderr}");
         assert_eq!(text(&out.stdout), "", "{words:?}");
     }
-    let near = ["--dry-run", "--header", "echo {nam}", ":::", "name", "x"];
-    let out = run(dir.path(), &near, b"");
-    assert!(
-        text(&out.stderr).contains("is {name} meant?"),
-        "{}",
-        text(&out.stderr)
-    );
-    assert_eq!(commands(&out), ["echo {nam} x"]);
 }
 
 #[test]
@@ -601,6 +610,17 @@ fn no_line_that_goes_on_hides_what_surrounds_an_argument() {
     let out = run(dir.path(), &["-q", known, ":::", "$(touch PWNED)"], b"");
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     assert!(!dir.path().join("PWNED").exists());
+}
+
+#[test]
+fn a_script_of_another_shell_causes_a_warning() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let words = ["--dry-run", "sh", "-c", "echo {}", ":::", "a"];
+    let out = run(dir.path(), &words, b"");
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(0), "{said}");
+    assert!(said.contains("becomes part of a script"), "{said}");
+    assert_eq!(commands(&out), ["sh|-c|echo a"]);
 }
 
 #[test]

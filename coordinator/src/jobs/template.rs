@@ -25,11 +25,12 @@ pub use sources::{Manner, Sources};
 pub use words::{Named, Origin, check, sources, split};
 
 use super::object::write_octets;
+use mezcal_common::model::escape::for_terminal;
 use mezcal_common::model::job::Command;
 use pieces::{Braces, Piece, Place};
 use quote::{Holds, Quotes};
 use std::borrow::Cow;
-use strings::{Stands, Which};
+use strings::{Cut, Stands, Which};
 
 /// The slot of a job, from 1, as the shell of the job finds it: `MEZCAL_SLOT` counts from 0.
 const SLOT: &str = "$((MEZCAL_SLOT + 1))";
@@ -62,17 +63,15 @@ impl Template {
     /// A line for the user.
     pub fn new(words: &[String], sources: Sources) -> Result<Self, String> {
         let names = sources.names();
-        let mut braces = Braces::new(&names);
+        let braces = Braces::new(&names);
         let form = match words {
-            [command] => Form::Shell(shell::pieces(command, &mut braces)?),
-            words => argv(words, &mut braces)?,
+            [command] => Form::Shell(shell::pieces(command, &braces)?),
+            words => argv(words, &braces)?,
         };
-        let mut warnings = braces.warnings;
-        warnings.dedup();
         let template = Self {
+            warnings: warnings(words, &form),
             form,
             sources,
-            warnings,
         };
         if template.jobs() > 0 {
             for place in template.places() {
@@ -169,7 +168,7 @@ impl Template {
             if let Some((why, argument)) = wrong {
                 return Err(format!(
                     "{} {why}, and would be {:?}",
-                    place.text,
+                    for_terminal(&place.text),
                     mezcal_common::model::octets::shown(argument)
                 ));
             }
@@ -278,8 +277,28 @@ fn push_words(out: &mut Vec<String>, pieces: &[Piece], number: u32, arguments: &
     out.push(word);
 }
 
+/// What is odd about a template of several words that starts a shell.
+fn warnings(words: &[String], form: &Form) -> Vec<String> {
+    let (Form::Argv(pieces), [program, option, script, ..]) = (form, words) else {
+        return Vec::new();
+    };
+    let name = Cut::Base.of(program);
+    let is_shell = matches!(name, "sh" | "bash" | "dash" | "zsh" | "ksh");
+    let runs_script = option.starts_with('-') && option.ends_with('c');
+    let place = pieces[2].iter().find_map(|piece| match piece {
+        Piece::Place(place) => Some(for_terminal(&place.text)),
+        Piece::Text(_) => None,
+    });
+    match place {
+        Some(text) if is_shell && runs_script => vec![format!(
+            "{text} in {script:?} becomes part of a script, which {name} reads without quotes around the argument; give the script alone, as the one word of a template, or write \"$1\" in it and {text} after it: {program} {option} '… \"$1\"' {name} {text}"
+        )],
+        Some(_) | None => Vec::new(),
+    }
+}
+
 /// A template of several words. Only a shell of the job can say its slot: then each word is quoted.
-fn argv(words: &[String], braces: &mut Braces<'_>) -> Result<Form, String> {
+fn argv(words: &[String], braces: &Braces<'_>) -> Result<Form, String> {
     let words = words.iter().map(|word| pieces::of_word(word, braces));
     let words: Vec<pieces::Pieces> = words.collect::<Result<_, _>>()?;
     let none = !words.iter().any(pieces::Pieces::has_places);

@@ -2,6 +2,7 @@
 
 use super::quote::{Holds, Quotes};
 use super::strings::{self, Stands};
+use mezcal_common::model::escape::for_terminal;
 
 /// A piece of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,26 +74,21 @@ impl Pieces {
 #[derive(Debug)]
 pub(super) struct Braces<'n> {
     names: &'n [String],
-    /// Oddities that are not mistakes, in lines for the user.
-    pub(super) warnings: Vec<String>,
 }
 
 impl<'n> Braces<'n> {
     /// `names`: of the columns.
     pub(super) fn new(names: &'n [String]) -> Self {
-        Self {
-            names,
-            warnings: Vec::new(),
-        }
+        Self { names }
     }
 
     /// The replacement string with which `rest` begins, and what it stands for. After a `$` it
     /// would be a parameter of a shell: `${x}`, `${1}`.
     ///
     /// # Errors
-    /// The name in it is that of two columns.
+    /// The name in it is that of two columns, or nearly that of one.
     pub(super) fn first<'t>(
-        &mut self,
+        &self,
         rest: &'t str,
         after_dollar: bool,
     ) -> Result<Option<(&'t str, Stands)>, String> {
@@ -104,10 +100,12 @@ impl<'n> Braces<'n> {
             return Ok(None);
         }
         let text = &rest[..content.len() + 2];
-        let read = strings::read(content, self.names).map_err(|why| format!("{text}: {why}"))?;
+        let shown = for_terminal(text);
+        let read = strings::read(content, self.names).map_err(|why| format!("{shown}: {why}"))?;
         if let (None, Some(name)) = (read, strings::near(content, self.names)) {
-            self.warnings.push(format!(
-                "{text} stays as it is: no column is called so; is {{{name}}} meant?"
+            let name = for_terminal(name);
+            return Err(format!(
+                "{shown} in the template: no column is called so; is {{{name}}} meant?"
             ));
         }
         Ok(read.map(|stands| (text, stands)))
@@ -118,7 +116,7 @@ impl<'n> Braces<'n> {
 ///
 /// # Errors
 /// A line for the user.
-pub(super) fn of_word(word: &str, braces: &mut Braces<'_>) -> Result<Pieces, String> {
+pub(super) fn of_word(word: &str, braces: &Braces<'_>) -> Result<Pieces, String> {
     let mut pieces = Pieces::default();
     let mut rest = word;
     while let Some(c) = rest.chars().next() {

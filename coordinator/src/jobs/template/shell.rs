@@ -5,6 +5,7 @@ use super::evaluated::Evaluated;
 use super::pieces::{Braces, Piece, Pieces, Place};
 use super::quote::{Holds, Quotes};
 use super::strings::{Cut, Stands, Which, is_no_parameter};
+use mezcal_common::model::escape::for_terminal;
 
 /// What surrounds a place, from the outside to the inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +32,10 @@ enum Inside {
 ///
 /// # Errors
 /// A line for the user.
-pub(super) fn pieces(template: &str, braces: &mut Braces<'_>) -> Result<Vec<Piece>, String> {
+pub(super) fn pieces(template: &str, braces: &Braces<'_>) -> Result<Vec<Piece>, String> {
     let mut reading = read(template, braces)?;
     if !reading.pieces.has_places() {
         // Arguments come before line breaks at the end, which may end a comment.
-        reading.braces.warnings.clear();
         reading = read(template.trim_ascii_end(), reading.braces)?;
         reading.append()?;
     }
@@ -44,7 +44,7 @@ pub(super) fn pieces(template: &str, braces: &mut Braces<'_>) -> Result<Vec<Piec
 
 fn read<'t, 'b, 'n>(
     template: &'t str,
-    braces: &'b mut Braces<'n>,
+    braces: &'b Braces<'n>,
 ) -> Result<Reading<'t, 'b, 'n>, String> {
     let mut reading = Reading {
         template,
@@ -80,7 +80,7 @@ struct Reading<'t, 'b, 'n> {
     /// Something has been there after which it is uncertain what is within what.
     tangled: bool,
     evaluated: Evaluated,
-    braces: &'b mut Braces<'n>,
+    braces: &'b Braces<'n>,
 }
 
 impl<'t> Reading<'t, '_, '_> {
@@ -415,6 +415,7 @@ impl<'t> Reading<'t, '_, '_> {
 
     fn refusal(&self, text: &str, why: &str) -> String {
         let column = self.template[..self.at].chars().count() + 1;
+        let text = for_terminal(text);
         format!("character {column} of the template: {text} {why}")
     }
 }

@@ -103,8 +103,10 @@ pub(super) fn near<'n>(content: &str, names: &'n [String]) -> Option<&'n str> {
         .filter_map(|(end, _)| content.strip_suffix(*end));
     starts.find_map(|start| {
         let named = !start.is_empty() && start.chars().all(word);
+        // Any other letter is one edit away from a letter.
+        let long = start.chars().nth(1).is_some();
         let slip = |name: &&String| {
-            strsim::osa_distance(start, name) == 1
+            long && strsim::osa_distance(start, name) == 1
                 || start.to_lowercase() == name.to_lowercase() && start != **name
         };
         names
@@ -226,5 +228,8 @@ mod tests {
         assert_eq!(near("Name/.", &names), Some("name"));
         assert_eq!(near("names", &names), Some("name"));
         assert_eq!(near("print", &names), None);
+        let short = ["X".to_owned(), String::new()];
+        assert_eq!(near("x", &short), Some("X"));
+        assert_eq!(near("y", &short), None);
     }
 }

@@ -312,6 +312,32 @@ fn several_words_are_started_without_a_shell() {
 }
 
 #[test]
+fn arguments_in_a_script_of_another_shell_cause_a_warning() {
+    let warns = |words: &[&str]| {
+        let made = template(words, &["x"], Manner::default()).expect("a template");
+        made.warnings().join("\n")
+    };
+    for words in [
+        ["sh", "-c", "echo {}"],
+        ["/bin/bash", "-ec", "echo '{}'"],
+        ["zsh", "-c", "{}"],
+    ] {
+        let said = warns(&words);
+        assert!(said.contains("becomes part of a script"), "{words:?}");
+        assert!(said.contains("'… \"$1\"' "), "{said}");
+    }
+    for words in [
+        &["sh", "-c", "echo \"$1\"", "sh", "{}"][..],
+        &["sh", "-c", "echo \"$0\""],
+        &["sh", "-x", "{}"],
+        &["grep", "-c", "{}"],
+        &["echo {}"],
+    ] {
+        assert_eq!(warns(words), "", "{words:?}");
+    }
+}
+
+#[test]
 fn several_arguments_are_several_words() {
     let manner = || Manner {
         each: Some(2),
@@ -347,14 +373,29 @@ fn columns_have_names() {
     let rows = [
         ("f {name} {age} {1}", "f 'ann b' 3 'ann b'"),
         ("f {}", "f 'ann b' 3"),
-        ("f {name.} {nome}", "f 'ann b' {nome}"),
+        ("f {name.} {other}", "f 'ann b' {other}"),
         ("f ${name} {age}", "f ${name} 3"),
     ];
     for (text, expected) in rows {
         let made = template(&[text], &["name,age", "ann b,3"], manner()).expect("a template");
         assert_eq!(made.jobs(), 1);
         assert_eq!(made.command(1), Command::Shell(expected.into()), "{text}");
-        assert_eq!(made.warnings().len(), usize::from(text.contains("nome")));
+    }
+    for (text, said) in [
+        (
+            "f {nome}",
+            "{nome} in the template: no column is called so; is {name} meant?",
+        ),
+        ("f {Name/.}", "is {name} meant?"),
+        ("f {qr}", "is {q\\u{8}r} meant?"),
+    ] {
+        for words in [&[text][..], &["f", text]] {
+            let made = template(words, &["name,q\u{8}r,age", "a,b,3"], manner());
+            assert!(
+                made.as_ref().is_err_and(|why| why.contains(said)),
+                "{made:?}"
+            );
+        }
     }
     let twice = template(&["{x}"], &["x,x", "1,2"], manner());
     assert!(twice.is_err_and(|why| why == "{x}: two columns are called \"x\""));
