@@ -624,6 +624,35 @@ fn a_script_of_another_shell_causes_a_warning() {
 }
 
 #[test]
+fn a_dry_run_prints_what_options_say_about_jobs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = ["--dry-run", "--timeout", "1m30s", "--retries", "2"];
+    let rows: [(&[&str], &str); 4] = [
+        (
+            &["echo {}", ":::", "a"],
+            r#"{"cmd": "echo a", "args": ["a"], "timeout": 90, "retries": 2}"#,
+        ),
+        (
+            &["echo", "{}", ":::", "a"],
+            r#"{"argv": ["echo", "a"], "args": ["a"], "timeout": 90, "retries": 2}"#,
+        ),
+        (
+            &["--lines", "-"],
+            r#"{"cmd": "{\"cmd\": \"x\"}", "timeout": 90, "retries": 2}"#,
+        ),
+        // A job list may say it for each job.
+        (&["-"], r#"{"cmd": "x"}"#),
+    ];
+    for (words, expected) in rows {
+        let words = [&options, words].concat();
+        let out = run(dir.path(), &words, b"{\"cmd\": \"x\"}\n");
+        assert_eq!(text(&out.stdout), format!("{expected}\n"), "{words:?}");
+        let read = run(dir.path(), &["--dry-run"], &out.stdout);
+        assert_eq!(read.stdout, out.stdout, "{}", text(&read.stderr));
+    }
+}
+
+#[test]
 fn no_argument_is_evaluated() {
     let dir = tempfile::tempdir().expect("a directory");
     for template in [

@@ -224,10 +224,14 @@ fn terms(args: &RunArgs, context: BatchContext) -> BatchTerms {
 /// [`Exit`]: as for a run, or standard output takes no more.
 pub(super) fn dry_run(args: &RunArgs) -> Result<u8, Exit> {
     let jobs = read_jobs(args)?;
+    let keys = given_keys(args);
     let mut lines = Vec::new();
     let mut out = std::io::stdout().lock();
     for number in 1..=jobs.len() as u32 {
-        write_json(&mut lines, &jobs.as_object(number), false);
+        let mut object = jobs.as_object(number);
+        // A command has no keys that could be the same.
+        object.insert_str(object.len() - usize::from(!keys.is_empty()), &keys);
+        write_json(&mut lines, &object, false);
         lines.push(b'\n');
         if lines.len() >= PRINTED_AT_ONCE || number == jobs.len() as u32 {
             let terminal = out.is_terminal();
@@ -244,6 +248,22 @@ pub(super) fn dry_run(args: &RunArgs) -> Result<u8, Exit> {
     }
     out.flush().map_err(|e| Exit::unwritten(&e))?;
     Ok(0)
+}
+
+/// The keys that options give to jobs of a template or of --lines, as the end of an object.
+fn given_keys(args: &RunArgs) -> String {
+    let mut keys = String::new();
+    if args.given.is_none() && !args.lines {
+        return keys;
+    }
+    if let Some(timeout) = args.timeout {
+        let seconds = timeout.as_secs_f64();
+        keys.push_str(&format!(", \"timeout\": {seconds}"));
+    }
+    if args.retries > 0 {
+        keys.push_str(&format!(", \"retries\": {}", args.retries));
+    }
+    keys
 }
 
 fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
