@@ -112,7 +112,7 @@ fn arguments_come_from_every_source() {
         ),
         (
             &["--header", "echo {x}-{y}", ":::", "x", "1", ":::", "y", "2"],
-            "echo 1-2",
+            "echo 1-'2'",
         ),
         (
             &["--header", "-C,", "go {age} {name}", "::::", "dos"],
@@ -610,6 +610,39 @@ fn no_line_that_goes_on_hides_what_surrounds_an_argument() {
     let out = run(dir.path(), &["-q", known, ":::", "$(touch PWNED)"], b"");
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     assert!(!dir.path().join("PWNED").exists());
+}
+
+#[test]
+fn what_bash_may_read_in_two_ways_is_refused_before_a_place() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (template, argument) in [
+        ("echo >&{}", "$(touch PWNED)"),
+        ("echo >& \"{}\"", "$(touch PWNED)"),
+        ("echo $(date)#'\n{}'", "$(touch PWNED)"),
+        ("x=(a b)#'\n{}'", "$(touch PWNED)"),
+        (
+            "while [[ $l =~ ^(#.*)$ ]]; do break; done; printf 'a\n' {} \"it's\"",
+            "$(touch PWNED)",
+        ),
+        (
+            "[[ $l =~ ^(#|$) ]] && printf '%s\n%s' {} \"it's\"",
+            "$(touch PWNED)",
+        ),
+        ("rm -f !(#*) \"\n\" {} \"it's\"", "$(touch PWNED)"),
+        ("# C:\\\n# it's\necho {}", "$(touch PWNED)"),
+        ("a[1 #'\n{}']=x", "a[$(touch PWNED)]"),
+        ("a[1|{}]=x", "a[$(touch PWNED)]"),
+        ("a[1&{}]=x", "a[$(touch PWNED)]"),
+        ("a=([1|{}]=x)", "a[$(touch PWNED)]"),
+        ("RANDOM={}", "a[$(touch PWNED)]"),
+        ("\\let x={}", "a[$(touch PWNED)]"),
+        ("declare -a x={}", "([$(touch PWNED)]=1)"),
+    ] {
+        let out = run(dir.path(), &["-q", template, ":::", argument], b"");
+        let said = text(&out.stderr);
+        assert!(!dir.path().join("PWNED").exists(), "{template}");
+        assert_eq!(out.status.code(), Some(2), "{template}: {said}");
+    }
 }
 
 #[test]

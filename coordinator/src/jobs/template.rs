@@ -10,6 +10,7 @@
 //! a million jobs cost their arguments.
 
 mod array;
+mod ends;
 mod evaluated;
 mod pieces;
 mod quote;
@@ -277,8 +278,11 @@ fn push_words(out: &mut Vec<String>, pieces: &[Piece], number: u32, arguments: &
     out.push(word);
 }
 
-/// What is odd about a template of several words that starts a shell.
+/// What is odd about a template of several words that starts a shell, or of one with `trap`.
 fn warnings(words: &[String], form: &Form) -> Vec<String> {
+    if let Form::Shell(pieces) = form {
+        return in_a_trap(pieces).into_iter().collect();
+    }
     let (Form::Argv(pieces), [program, option, script, ..]) = (form, words) else {
         return Vec::new();
     };
@@ -295,6 +299,37 @@ fn warnings(words: &[String], form: &Form) -> Vec<String> {
         )],
         Some(_) | None => Vec::new(),
     }
+}
+
+/// `trap` with a place among its words.
+fn in_a_trap(pieces: &[Piece]) -> Option<String> {
+    let mut before = String::new();
+    for piece in pieces {
+        let place = match piece {
+            Piece::Text(text) => {
+                before.push_str(text);
+                continue;
+            }
+            Piece::Place(place) => place,
+        };
+        let separates = |c: char| c.is_ascii_whitespace() || ";&|(){}".contains(c);
+        let mut words = before.rmatch_indices("trap").filter(|(at, word)| {
+            let (earlier, later) = (&before[..*at], &before[at + word.len()..]);
+            let begins = earlier.is_empty() || earlier.ends_with(separates);
+            begins && later.starts_with([' ', '\t'])
+        });
+        let after = words.next().map(|(at, _)| &before[at..]);
+        let odd = |text: &str, quote| !text.matches(quote).count().is_multiple_of(2);
+        if after.is_some_and(|text| {
+            odd(text, '\'') || odd(text, '"') || !text.contains([';', '&', '|', '\n'])
+        }) {
+            return Some(format!(
+                "{} becomes part of a script, which `trap` reads without quotes around the argument; use a variable: x={{}}; trap '… \"$x\"' EXIT",
+                for_terminal(&place.text)
+            ));
+        }
+    }
+    None
 }
 
 /// A template of several words. Only a shell of the job can say its slot: then each word is quoted.
@@ -320,7 +355,7 @@ fn argv(words: &[String], braces: &Braces<'_>) -> Result<Form, String> {
             command.push(Piece::Text("''".to_owned()));
         }
         command.extend(word.into_iter().map(|piece| match piece {
-            Piece::Text(text) => Piece::Text(shell::word(&text)),
+            Piece::Text(text) => Piece::Text(quote::word(&text)),
             Piece::Place(place) => Piece::Place(Place {
                 quotes: Quotes::None { always: true },
                 ..place
@@ -332,7 +367,7 @@ fn argv(words: &[String], braces: &Braces<'_>) -> Result<Form, String> {
 
 /// A text as one word of bash, for examples in messages.
 pub fn quoted(text: &str) -> String {
-    shell::word(text)
+    quote::word(text)
 }
 
 #[cfg(test)]

@@ -24,6 +24,11 @@ const BUILTINS: [(&str, Kind); 14] = [
     ("[", Kind::Option),
 ];
 
+/// Variables that evaluate what is assigned to them.
+const INTEGERS: [&str; 6] = [
+    "RANDOM", "SRANDOM", "OPTIND", "HISTCMD", "SECONDS", "LINENO",
+];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// All words.
@@ -55,37 +60,65 @@ pub(super) struct Evaluated {
     open: Vec<Open>,
     /// A variable has been made that evaluates all that is assigned to it.
     integers: bool,
+    /// `x=(` has been there, within which even `[ 1]` is a subscript.
+    arrays: bool,
 }
 
 impl Evaluated {
+    /// Takes note of the word that begins at `at`, if one does, and says whether it evaluates.
+    pub(super) fn word(&mut self, template: &str, at: usize, depth: usize, begins: bool) -> bool {
+        if !begins {
+            return false;
+        }
+        // Quotes do not make another command of it.
+        let ends = |c| is_blank(c) || ";&|()<>".contains(c);
+        let word = plain(template[at..].split(ends).next().unwrap_or_default());
+        let variable = word.split(['=', '+']).next().unwrap_or_default();
+        self.integers |= INTEGERS.contains(&variable);
+        let Some((_, kind)) = BUILTINS.iter().find(|(name, _)| *name == word) else {
+            return false;
+        };
+        self.push(*kind, at, depth);
+        self.integers |= *kind == Kind::Names && makes_integers(&plain(&template[at..]));
+        true
+    }
+
+    fn push(&mut self, kind: Kind, at: usize, depth: usize) {
+        let (start, word) = (at, at);
+        self.open.push(Open {
+            kind,
+            depth,
+            start,
+            word,
+        });
+    }
+
+    /// Whether a subscript is open.
+    pub(super) fn in_subscript(&self) -> bool {
+        self.open.iter().any(|open| open.kind == Kind::Subscript)
+    }
+
+    /// Whether # may mean itself after a blank: within `[[ … ]]` and subscripts.
+    pub(super) fn takes_signs(&self) -> bool {
+        let takes = |open: &Open| matches!(open.kind, Kind::Condition | Kind::Subscript);
+        self.open.iter().any(takes)
+    }
+
     /// Takes note of an unquoted character of a command: that at `at`, within so many things.
     /// `begins`: a word begins there.
     pub(super) fn note(&mut self, template: &str, at: usize, depth: usize, begins: bool) {
         let (before, rest) = template.split_at(at);
-        let mut open = |kind| {
-            let (start, word) = (at, at);
-            self.open.push(Open {
-                kind,
-                depth,
-                start,
-                word,
-            });
-        };
         let redirects = before.ends_with(['<', '>']);
-        let builtin = BUILTINS.iter().find(|(name, _)| {
-            let after = rest.strip_prefix(name);
-            begins && after.is_some_and(|after| after.is_empty() || after.starts_with(is_blank))
-        });
-        if let Some((_, kind)) = builtin {
-            open(*kind);
-            self.integers |= *kind == Kind::Names && makes_integers(rest);
+        let element = self.arrays && rest.starts_with('[');
+        if self.word(template, at, depth, begins) && !element {
             return;
         }
         match rest.chars().next() {
             Some('[') => {
                 let named = before.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-                if named || depth > 0 && !rest[1..].starts_with(|c| is_blank(c) || c == '[') {
-                    open(Kind::Subscript);
+                let test = !self.arrays && rest[1..].starts_with(|c| is_blank(c) || c == '[');
+                if named || depth > 0 && !test {
+                    self.push(Kind::Subscript, at, depth);
                 }
             }
             Some(']') if begins && rest.starts_with("]]") => self.end(depth, Kind::Condition),
@@ -97,6 +130,7 @@ impl Evaluated {
             }
             // In a condition it groups.
             Some('(') if !redirects => {
+                self.arrays |= before.ends_with('=');
                 let group = |open: &&Open| open.kind == Kind::Condition && open.depth == depth;
                 let group = self.open.iter().find(group).copied();
                 self.open.extend(group.map(|open| Open {
@@ -105,7 +139,9 @@ impl Evaluated {
                 }));
             }
             Some('\n' | ';' | '&' | '|') if !redirects => {
-                let stays = |open: &Open| open.depth < depth || open.kind == Kind::Condition;
+                let stays = |open: &Open| {
+                    open.depth < depth || matches!(open.kind, Kind::Condition | Kind::Subscript)
+                };
                 self.open.retain(stays);
             }
             Some(c) if is_blank(c) => {
@@ -144,7 +180,9 @@ impl Evaluated {
                         || quoted != (odd('"') || odd('\''))
                 }
                 Kind::Names => !word.contains('=') && !earlier.trim_end().ends_with(['<', '>']),
-                Kind::Option => word.starts_with("-v") || earlier.trim_end().ends_with(" -v"),
+                Kind::Option => {
+                    word.starts_with("-v") || earlier.split_whitespace().next_back() == Some("-v")
+                }
             }
         };
         let mut here = self.open.iter().filter(|open| open.depth >= depth);
@@ -160,7 +198,13 @@ fn makes_integers(rest: &str) -> bool {
     matches!(
         builtin,
         "declare" | "typeset" | "local" | "readonly" | "export"
-    ) && options.any(|word| word.contains(['i', 'n']))
+    ) && options.any(|word| word.contains(['i', 'n', 'a', 'A']))
+}
+
+/// Text without quotes.
+fn plain(text: &str) -> String {
+    let text = text.replace("$'", "").replace("$\"", "");
+    text.replace(['\\', '\'', '"'], "")
 }
 
 fn is_blank(c: char) -> bool {

@@ -49,6 +49,13 @@ pub(super) fn push(out: &mut String, argument: &str, quotes: Quotes) {
     }
 }
 
+/// Text that bash reads as this one word.
+pub(super) fn word(text: &str) -> String {
+    let mut out = String::new();
+    push(&mut out, text, Quotes::None { always: true });
+    out
+}
+
 /// The arguments that a place can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holds {

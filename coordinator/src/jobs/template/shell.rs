@@ -1,6 +1,7 @@
 //! A template as a shell reads it: which quotes surround each replacement string. Where an argument
 //! cannot be kept from being read as something else, the template is refused.
 
+use super::ends::{backslashes, ends_in_escape, ends_with_name};
 use super::evaluated::Evaluated;
 use super::pieces::{Braces, Piece, Pieces, Place};
 use super::quote::{Holds, Quotes};
@@ -52,7 +53,9 @@ fn read<'t, 'b, 'n>(
         inside: Vec::new(),
         pieces: Pieces::default(),
         here: Here::None,
-        tangled: false,
+        unsure: None,
+        duplicates: None,
+        patterns: false,
         evaluated: Evaluated::default(),
         braces,
     };
@@ -61,6 +64,12 @@ fn read<'t, 'b, 'n>(
     }
     Ok(reading)
 }
+
+/// Why no place can come after something.
+const TANGLED: &str = "comes after something that only bash itself can take apart (`case` or quotes in ${…} within \"…\", `((…` that is no arithmetic); use it before, as in `x={}; …`";
+const UNSURE_COMMENT: &str = "comes after a # that may begin a comment or not; put a blank before # if it does, and quotes around it if it does not";
+const LONG_COMMENT: &str =
+    "comes after a comment with a backslash at its end; put something after the backslash";
 
 /// Whether a here-document has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +86,13 @@ struct Reading<'t, 'b, 'n> {
     inside: Vec<Inside>,
     pieces: Pieces,
     here: Here,
-    /// Something has been there after which it is uncertain what is within what.
-    tangled: bool,
+    /// Something has been there after which it is uncertain what is within what: why no place can
+    /// come after it.
+    unsure: Option<&'static str>,
+    /// The word after `>&` is being read: within so many things, and after so much text.
+    duplicates: Option<(usize, usize)>,
+    /// There has been a pattern as `!(…)`, in which # means itself.
+    patterns: bool,
     evaluated: Evaluated,
     braces: &'b Braces<'n>,
 }
@@ -114,7 +128,7 @@ impl<'t> Reading<'t, '_, '_> {
         }
         let joins = match self.inside.last() {
             None | Some(Inside::Parentheses | Inside::Double | Inside::Arithmetic { .. }) => {
-                !self.tangled
+                self.unsure.is_none()
             }
             Some(
                 Inside::Single
@@ -141,6 +155,8 @@ impl<'t> Reading<'t, '_, '_> {
         self.take(closing);
         self.inside.pop();
         self.evaluated.leave(self.inside.len());
+        let depth = self.inside.len();
+        self.duplicates = self.duplicates.filter(|(outer, _)| *outer <= depth);
     }
 
     fn within(&self, inside: Inside) -> bool {
@@ -163,8 +179,13 @@ impl<'t> Reading<'t, '_, '_> {
             return Ok(());
         };
         let inside = self.inside.last().copied();
+        if matches!(inside, None | Some(Inside::Parentheses)) && "\\'\"$".contains(c) {
+            let begins = self.word_begins();
+            self.evaluated
+                .word(self.template, self.at, self.inside.len(), begins);
+        }
         match inside {
-            Some(Inside::Comment) if c == '\n' => drop(self.inside.pop()),
+            Some(Inside::Comment) if c == '\n' => self.end_comment(),
             Some(Inside::Single) if c == '\'' => self.leave(1),
             Some(Inside::Single) if self.rest().starts_with("\\'") => self.take(1),
             Some(Inside::Comment) if c == '\\' => self.take(1),
@@ -186,7 +207,7 @@ impl<'t> Reading<'t, '_, '_> {
             _ if c == '`' => self.enter(1, Inside::Backquotes),
             // Which quotes count there depends on the operator.
             Some(Inside::Parameter) if "'\"".contains(c) && self.within(Inside::Double) => {
-                self.tangled = true;
+                self.unsure = Some(TANGLED);
                 self.take(1);
             }
             _ if c == '"' => self.enter(1, Inside::Double),
@@ -199,6 +220,13 @@ impl<'t> Reading<'t, '_, '_> {
         Ok(())
     }
 
+    fn end_comment(&mut self) {
+        if self.pieces.last_text().ends_with('\\') {
+            self.unsure = Some(LONG_COMMENT);
+        }
+        self.inside.pop();
+    }
+
     /// Reads a parenthesis or bracket in arithmetic.
     fn arithmetic(&mut self, c: char, open: u32, bracket: bool) {
         let changed = |open| Inside::Arithmetic { open, bracket };
@@ -209,7 +237,7 @@ impl<'t> Reading<'t, '_, '_> {
             _ if self.rest().starts_with(closing) => return self.leave(closing.len()),
             // It was `$( (…) …)` after all.
             _ => {
-                self.tangled = true;
+                self.unsure = Some(TANGLED);
                 Inside::Parentheses
             }
         };
@@ -243,7 +271,7 @@ impl<'t> Reading<'t, '_, '_> {
                 if self.inside.last() == Some(&Inside::Parameter)
                     && self.within(Inside::Double) =>
             {
-                self.tangled = true;
+                self.unsure = Some(TANGLED);
                 self.take(2);
             }
             Some(b'\'') if !quoted => self.enter(2, Inside::Dollar),
@@ -259,8 +287,21 @@ impl<'t> Reading<'t, '_, '_> {
         let begins = self.word_begins();
         self.evaluated
             .note(self.template, self.at, self.inside.len(), begins);
+        self.end_duplicate(c);
+        let before = self.pieces.last_text();
+        self.patterns |= c == '(' && before.ends_with(['?', '*', '+', '@', '!']);
         match c {
-            '#' if begins => self.enter(1, Inside::Comment),
+            '#' if begins => {
+                let glued = !before.is_empty() && !before.ends_with([' ', '\t', '\n']);
+                if glued || self.patterns || self.evaluated.takes_signs() {
+                    self.unsure = Some(UNSURE_COMMENT);
+                }
+                self.enter(1, Inside::Comment);
+            }
+            '<' | '>' if rest[1..].starts_with('&') => {
+                self.take(2);
+                self.duplicates = Some((self.inside.len(), self.pieces.last_text().len()));
+            }
             '(' if rest.starts_with("((") => self.enter(
                 2,
                 Inside::Arithmetic {
@@ -281,10 +322,24 @@ impl<'t> Reading<'t, '_, '_> {
                 self.take(1);
             }
             'c' if begins && self.within(Inside::Double) && rest.starts_with("case") => {
-                self.tangled = true;
+                self.unsure = Some(TANGLED);
                 self.take(4);
             }
             _ => self.take_char(),
+        }
+    }
+
+    /// Takes note of the end of the word after `>&`, if `c` ends it.
+    fn end_duplicate(&mut self, c: char) {
+        let Some((depth, start)) = self.duplicates else {
+            return;
+        };
+        let word = self.pieces.last_text().get(start..).unwrap_or_default();
+        let begun = !word.trim_start().is_empty();
+        let ends =
+            " \t\n;&|)".contains(c) || "<>".contains(c) && !self.rest()[1..].starts_with('(');
+        if depth == self.inside.len() && ends && (begun || c == '\n') {
+            self.duplicates = None;
         }
     }
 
@@ -321,6 +376,9 @@ impl<'t> Reading<'t, '_, '_> {
         if self.within(Inside::Backquotes) {
             return Err("stands in `…`, where it cannot be quoted; write $(…)");
         }
+        if let Some(why) = self.unsure {
+            return Err(why);
+        }
         if self.within(Inside::Comment) {
             return Err("stands in a comment");
         }
@@ -329,10 +387,8 @@ impl<'t> Reading<'t, '_, '_> {
                 "stands in ${…}, where it cannot be quoted; use a variable, as in `x={}; …`",
             );
         }
-        if self.tangled {
-            return Err(
-                "comes after something that only bash itself can take apart (`case` or quotes in ${…} within \"…\", `((…` that is no arithmetic); use it before, as in `x={}; …`",
-            );
+        if self.duplicates.is_some() {
+            return Err("comes after >&, where bash reads it twice; write `&>` or `>FILE 2>&1`");
         }
         let arithmetic = |inside: &Inside| matches!(inside, Inside::Arithmetic { .. });
         if self.inside.iter().any(arithmetic) {
@@ -340,6 +396,9 @@ impl<'t> Reading<'t, '_, '_> {
         }
         let before = self.pieces.last_text();
         let after_name = ends_with_name(before);
+        if self.inside.last() == Some(&Inside::Dollar) && ends_in_escape(before) {
+            return Err("comes after an escape that would go on with it; end the quotes before it");
+        }
         Ok(match self.inside.last() {
             Some(Inside::Single) => Quotes::Single,
             Some(Inside::Dollar) => Quotes::Dollar,
@@ -353,8 +412,13 @@ impl<'t> Reading<'t, '_, '_> {
             )
             | None => {
                 let joins = |c: char| c.is_alphanumeric() || "_{<>~".contains(c);
-                let beside = before.chars().next_back().into_iter().chain(after);
-                let always = self.pieces.ends_with_place() || beside.into_iter().any(joins);
+                // In a subscript quotes are no part of numbers.
+                let sums = !self.evaluated.in_subscript();
+                let joins_before = |c| joins(c) || ".,(".contains(c) || sums && "+-".contains(c);
+                let joins_after = |c| joins(c) || "}([=".contains(c) || sums && c == '+';
+                let always = self.pieces.ends_with_place()
+                    || before.ends_with(joins_before)
+                    || after.is_some_and(joins_after);
                 Quotes::None { always }
             }
         })
@@ -382,7 +446,17 @@ impl<'t> Reading<'t, '_, '_> {
 
     /// Puts all arguments at the end.
     fn append(&mut self) -> Result<(), String> {
+        if let Some(why) = self.unsure {
+            return Err(self.refusal("{}, which comes last,", why));
+        }
         let why = match self.inside.last() {
+            _ if self.duplicates.is_some_and(|(_, start)| {
+                let word = self.pieces.last_text().get(start..);
+                word.is_none_or(|word| word.trim_start().is_empty())
+            }) =>
+            {
+                Some(">&")
+            }
             _ if self.here != Here::None => Some("a here-document"),
             _ if backslashes(self.template) % 2 == 1 => Some("a backslash"),
             Some(Inside::Comment) => Some("a comment"),
@@ -418,27 +492,4 @@ impl<'t> Reading<'t, '_, '_> {
         let text = for_terminal(text);
         format!("character {column} of the template: {text} {why}")
     }
-}
-
-/// Whether a shell would read on, in a `$name` at the end of `text`.
-fn ends_with_name(text: &str) -> bool {
-    let start = text.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
-    let name = &text[start.len()..];
-    let dollars = start.bytes().rev().take_while(|b| *b == b'$').count();
-    let escaped = backslashes(&start[..start.len() - dollars]) % 2;
-    // Of `$$name` the first two belong together.
-    let dollars = dollars.saturating_sub(escaped);
-    dollars % 2 == 1 && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-}
-
-/// The number of backslashes at the end of `text`.
-fn backslashes(text: &str) -> usize {
-    text.bytes().rev().take_while(|b| *b == b'\\').count()
-}
-
-/// Text that bash reads as this one word.
-pub(super) fn word(text: &str) -> String {
-    let mut out = String::new();
-    super::quote::push(&mut out, text, Quotes::None { always: true });
-    out
 }

@@ -28,7 +28,7 @@ fn shell_commands_quote_arguments_for_their_place() {
         ("gzip -9 {}", "a.log", "gzip -9 a.log"),
         ("gzip -9", "a.log", "gzip -9 a.log"),
         ("gzip -9  \n", "a b", "gzip -9 'a b'"),
-        ("mv {} {.}.{#}", "d/x y.c", "mv 'd/x y.c' 'd/x y'.1"),
+        ("mv {} {.}.{#}", "d/x y.c", "mv 'd/x y.c' 'd/x y'.'1'"),
         ("echo {/} {//} {/.} {..}", "d/a.b.c", "echo a.b.c d a.b d/a"),
         ("echo {1} {1/.}", "d/a.b", "echo d/a.b a"),
         ("echo '{}'", "it's", "echo 'it'\\''s'"),
@@ -48,6 +48,29 @@ fn shell_commands_quote_arguments_for_their_place() {
             "$y'x' $1'x' \"$y\"\"x\" \"$1x\"",
         ),
         ("{}>f", "2", "'2'>f"),
+        // What stands beside them would change them.
+        ("echo {1..{}} {-{}}", "3", "echo {1..'3'} {-'3'}"),
+        ("{}=1 {}+=1 {}(a)", "x", "'x'=1 'x'+=1 'x'(a)"),
+        ("echo ~-{} ~+{}", "1", "echo ~-'1' ~+'1'"),
+        ("echo {}.gz d/{} --x={}", "a", "echo a.gz d/a --x=a"),
+        ("arr[1+{}]=x", "5", "arr[1+5]=x"),
+        (
+            "f 2>&1 {} >&2; f {} >&2",
+            "a b",
+            "f 2>&1 'a b' >&2; f 'a b' >&2",
+        ),
+        ("(f >&2) && f {}", "a b", "(f >&2) && f 'a b'"),
+        ("echo {} ;# it's", "a b", "echo 'a b' ;# it's"),
+        (
+            "\techo {} # it's\n # it's\necho {}",
+            "a b",
+            "\techo 'a b' # it's\n # it's\necho 'a b'",
+        ),
+        (
+            "printf $'\\x1b[1m{} \\\\x{}'",
+            "a",
+            "printf $'\\x1b[1ma \\\\xa'",
+        ),
         (
             "echo $(( {} * 2 )) $[{}+1]",
             "21",
@@ -161,6 +184,28 @@ fn places_where_nothing_can_be_quoted_are_refused() {
             "x",
             "a backslash at the end of a line",
         ),
+        ("f >&{}", "x", "comes after >&"),
+        ("f 2>& {}", "x", "comes after >&"),
+        ("f >&\"a {}\"", "x", "comes after >&"),
+        ("f >& \"$(echo {})\"", "x", "comes after >&"),
+        ("f >& \\\n {}", "x", "comes after >&"),
+        ("f >&", "x", "ends with >&"),
+        ("echo $(date)#'\n{}'", "x", "comes after a #"),
+        ("x=(a b)#'\n{}'", "x", "comes after a #"),
+        ("f;#'\necho {}", "x", "comes after a #"),
+        ("f &#'\necho {}", "x", "comes after a #"),
+        ("(#'\necho {})", "x", "comes after a #"),
+        ("(#'\necho)", "x", "comes after a #"),
+        ("[[ $l =~ ^(#|$) ]] && echo {}", "x", "comes after a #"),
+        ("[[ $l =~ a #' ]] && echo {}", "x", "comes after a #"),
+        ("rm -f !(#*) {}", "x", "comes after a #"),
+        ("rm -f !(a #*) {}", "x", "comes after a #"),
+        ("a[1 #'\n{}']=x", "x", "comes after a #"),
+        ("# C:\\\n# it's\necho {}", "x", "a comment with a backslash"),
+        ("echo $'\\x{}'", "x", "comes after an escape"),
+        ("echo $'\\0{}'", "x", "comes after an escape"),
+        ("echo $'\\u00e{}'", "x", "comes after an escape"),
+        ("echo $'\\c{}'", "x", "comes after an escape"),
         ("echo 'x", "x", "is not closed"),
         ("echo x # y", "x", "a comment"),
         ("echo x # y\n", "\nx", "a comment"),
@@ -203,6 +248,24 @@ fn where_bash_evaluates_only_whole_numbers_can_stand() {
         "printf -v {} x",
         "printf -v 'a[{}]' x",
         "echo $(let x={})",
+        "a[1|{}]=x",
+        "a[1&{}]=x",
+        "a[1;\n{}]=x",
+        "a=([1|{}]=x)",
+        "a=([ 1|{}]=x)",
+        "declare -a x={}",
+        "local -A x={}",
+        "test -v\t{}",
+        "printf\t-v\t{} x",
+        "\\let x={}",
+        "\"let\" x={}",
+        "l'e't x={}",
+        "$'let' x={}",
+        "read<f {}",
+        "RANDOM={}",
+        "export OPTIND={}",
+        "read x SRANDOM <<< {}",
+        "HISTCMD+={}",
     ];
     for text in evaluated {
         let why = first(text, "a[$(id)]").expect_err(text);
@@ -232,6 +295,8 @@ fn where_bash_evaluates_only_whole_numbers_can_stand() {
         "awk -v x={}",
         "outlet {}",
         "declare -r x={}",
+        "test x-v {}",
+        "echo $RANDOM {}",
     ] {
         assert!(first(text, "a[$(id)]").is_ok(), "{text}");
     }
@@ -326,8 +391,15 @@ fn arguments_in_a_script_of_another_shell_cause_a_warning() {
         assert!(said.contains("becomes part of a script"), "{words:?}");
         assert!(said.contains("'… \"$1\"' "), "{said}");
     }
+    for text in ["trap 'rm {}' EXIT", "f; trap \"a; rm {}\" 0; g"] {
+        let said = warns(&[text]);
+        assert!(said.contains("which `trap` reads"), "{text}: {said}");
+    }
     for words in [
-        &["sh", "-c", "echo \"$1\"", "sh", "{}"][..],
+        &["trap 'rm \"$x\"' EXIT; f {}"][..],
+        &["x={}; trap 'rm \"$x\"' EXIT"],
+        &["strap {}"],
+        &["sh", "-c", "echo \"$1\"", "sh", "{}"],
         &["sh", "-c", "echo \"$0\""],
         &["sh", "-x", "{}"],
         &["grep", "-c", "{}"],
@@ -347,7 +419,7 @@ fn several_arguments_are_several_words() {
         ("echo {}", ["echo 'a b' c", "echo d"]),
         ("echo", ["echo 'a b' c", "echo d"]),
         ("echo '{}'", ["echo 'a b c'", "echo 'd'"]),
-        ("echo {2}-{1}", ["echo c-'a b'", "echo ''-d"]),
+        ("echo {2}-{1}", ["echo c-'a b'", "echo ''-'d'"]),
         ("echo {#}", ["echo 1", "echo 2"]),
     ];
     for (text, expected) in rows {
