@@ -14,6 +14,7 @@ use anyhow::Context;
 use certificate::Certificate;
 use keeper::{engines_dir, find_keeper, keeper_that_is_there, lock, lock_name};
 use mezcal_common::message::agent::ALPN;
+use mezcal_common::model::escape::shell_word;
 use mezcal_common::system::output::print;
 use mezcal_common::system::service_manager;
 use mezcal_common::wire::endpoint::Connector;
@@ -338,7 +339,7 @@ pub(crate) fn paths() -> anyhow::Result<()> {
     let config = AgentConfig::load(&path)?;
     let lock = engines_dir(&config)?.path().join(lock_name());
     let log = path.with_file_name("agent.log");
-    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+    let quoted = |path: &Path| shell_word(&path.display().to_string());
     print(format_args!(
         "config={}\nlock={}\nlog={}",
         quoted(&path),

@@ -52,6 +52,23 @@ pub fn json_for_terminal(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Text that a POSIX shell reads as this one word, in single quotes.
+pub fn shell_word(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('\'');
+    push_single_quoted(&mut out, text);
+    out.push('\'');
+    out
+}
+
+/// Appends text that stands within single quotes of a shell; a quote in it ends them, stands for
+/// itself, and begins them again.
+pub fn push_single_quoted(out: &mut String, text: &str) {
+    let mut parts = text.split('\'');
+    out.push_str(parts.next().unwrap_or_default());
+    parts.for_each(|part| out.extend(["'\\''", part]));
+}
+
 /// Text of several lines that is sent to a terminal in pieces: lines and tabs stay, and the rest is
 /// escaped as by [`for_terminal`].
 #[derive(Debug, Default)]
@@ -119,7 +136,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{TerminalText, for_terminal, json_for_terminal};
+    use super::{TerminalText, for_terminal, json_for_terminal, shell_word};
 
     #[test]
     fn escape_sequences_are_shown_not_obeyed() {
@@ -142,6 +159,18 @@ mod tests {
             json_for_terminal("{\"a\u{9b}b\":\t\"\u{202e}\u{7f}\"}\n"),
             "{\"a\\u009bb\": \"\\u202e\\u007f\"}\n"
         );
+    }
+
+    #[test]
+    fn a_shell_reads_a_text_as_one_word() {
+        for (text, word) in [
+            ("", "''"),
+            ("$x \"y\"", "'$x \"y\"'"),
+            ("it's", "'it'\\''s'"),
+            ("'", "''\\'''"),
+        ] {
+            assert_eq!(shell_word(text), word);
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use sources::{Manner, Sources};
 pub use words::{Named, Origin, check, sources, split};
 
 use super::object::write_octets;
-use mezcal_common::model::escape::for_terminal;
+use mezcal_common::model::escape::{for_terminal, shell_word};
 use mezcal_common::model::job::Command;
 use pieces::{Braces, Piece, Place};
 use quote::{Holds, Quotes};
@@ -355,7 +355,7 @@ fn argv(words: &[String], braces: &Braces<'_>) -> Result<Form, String> {
             command.push(Piece::Text("''".to_owned()));
         }
         command.extend(word.into_iter().map(|piece| match piece {
-            Piece::Text(text) => Piece::Text(quote::word(&text)),
+            Piece::Text(text) => Piece::Text(shell_word(&text)),
             Piece::Place(place) => Piece::Place(Place {
                 quotes: Quotes::None { always: true },
                 ..place
@@ -363,11 +363,6 @@ fn argv(words: &[String], braces: &Braces<'_>) -> Result<Form, String> {
         }));
     }
     Ok(Form::Shell(command))
-}
-
-/// A text as one word of bash, for examples in messages.
-pub fn quoted(text: &str) -> String {
-    quote::word(text)
 }
 
 #[cfg(test)]

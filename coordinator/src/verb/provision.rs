@@ -16,7 +16,7 @@ use crate::exit::{Exit, FAILED};
 use crate::report::format::{counted, show};
 use mezcal_common::message::client::{Member, ToClient, ToService};
 use mezcal_common::model::duration::parse_duration;
-use mezcal_common::model::escape::for_terminal;
+use mezcal_common::model::escape::{for_terminal, shell_word};
 use mezcal_common::model::token::{hex, sha256};
 use mezcal_common::wire::enrol;
 use std::collections::{HashSet, VecDeque};
@@ -308,7 +308,7 @@ impl<'a> Plan<'a> {
             .args(words)
             .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", host]);
         // The script is read by sh, whichever login shell the account has.
-        command.arg(format!("{sudo}sh -c '{}'", script.replace('\'', "'\\''")));
+        command.arg(format!("{sudo}sh -c {}", shell_word(script)));
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,5 +1,7 @@
 //! Arguments in the text of a shell command: whatever they are, the shell sees them unchanged.
 
+use mezcal_common::model::escape::{push_single_quoted, shell_word};
+
 /// What surrounds a place in a shell command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quotes {
@@ -32,12 +34,8 @@ const RESERVED: [&str; 20] = [
 pub(super) fn push(out: &mut String, argument: &str, quotes: Quotes) {
     match quotes {
         Quotes::None { always } if !always && is_plain(argument) => out.push_str(argument),
-        Quotes::None { .. } => {
-            out.push('\'');
-            push_single(out, argument);
-            out.push('\'');
-        }
-        Quotes::Single => push_single(out, argument),
+        Quotes::None { .. } => out.push_str(&shell_word(argument)),
+        Quotes::Single => push_single_quoted(out, argument),
         Quotes::Double { after_name } => {
             if after_name {
                 out.push_str("\"\"");
@@ -47,13 +45,6 @@ pub(super) fn push(out: &mut String, argument: &str, quotes: Quotes) {
         Quotes::Dollar => push_escaped(out, argument, &['\\', '\'']),
         Quotes::Arithmetic => out.push_str(argument),
     }
-}
-
-/// Text that bash reads as this one word.
-pub(super) fn word(text: &str) -> String {
-    let mut out = String::new();
-    push(&mut out, text, Quotes::None { always: true });
-    out
 }
 
 /// The arguments that a place can hold.
@@ -85,13 +76,6 @@ pub(super) fn check(holds: Holds, argument: &str) -> Result<(), &'static str> {
         ),
         Holds::Whole { .. } | Holds::Anything => Ok(()),
     }
-}
-
-/// Inside of single quotes.
-fn push_single(out: &mut String, argument: &str) {
-    let mut parts = argument.split('\'');
-    out.push_str(parts.next().unwrap_or_default());
-    parts.for_each(|part| out.extend(["'\\''", part]));
 }
 
 fn push_escaped(out: &mut String, argument: &str, special: &[char]) {

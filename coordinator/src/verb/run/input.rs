@@ -7,19 +7,19 @@ use crate::client::context::{absolute, current_umask};
 use crate::client::embedded;
 use crate::client::profile::{Cluster, Profile};
 use crate::exit::Exit;
-use crate::jobs::template::quoted;
 use crate::jobs::{Format, Jobs, check_env_name, too_large, write_json};
+use crate::report::format::show;
 use crate::report::outputs::{Results, Wishes};
 use crate::report::progress::ProgressKind;
 use crate::report::resume::Written;
 use mezcal_common::message::client::BatchTerms;
-use mezcal_common::model::escape::json_for_terminal;
+use mezcal_common::model::escape::shell_word;
 use mezcal_common::model::ids::BatchId;
 use mezcal_common::model::job::{BatchContext, Leftover};
 use mezcal_common::model::octets;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -226,7 +226,6 @@ pub(super) fn dry_run(args: &RunArgs) -> Result<u8, Exit> {
     let jobs = read_jobs(args)?;
     let keys = given_keys(args);
     let mut lines = Vec::new();
-    let mut out = std::io::stdout().lock();
     for number in 1..=jobs.len() as u32 {
         let mut object = jobs.as_object(number);
         // A command has no keys that could be the same.
@@ -234,19 +233,10 @@ pub(super) fn dry_run(args: &RunArgs) -> Result<u8, Exit> {
         write_json(&mut lines, &object, false);
         lines.push(b'\n');
         if lines.len() >= PRINTED_AT_ONCE || number == jobs.len() as u32 {
-            let terminal = out.is_terminal();
-            let text = String::from_utf8_lossy(&lines);
-            let text = if terminal {
-                json_for_terminal(&text)
-            } else {
-                text
-            };
-            out.write_all(text.as_bytes())
-                .map_err(|e| Exit::unwritten(&e))?;
+            show(&String::from_utf8_lossy(&lines))?;
             lines.clear();
         }
     }
-    out.flush().map_err(|e| Exit::unwritten(&e))?;
     Ok(0)
 }
 
@@ -325,7 +315,7 @@ fn unreadable(name: &str, e: &std::io::Error) -> String {
     if !command || e.kind() != std::io::ErrorKind::NotFound {
         return format!("cannot read {name}: {e}");
     }
-    let word = quoted(name);
+    let word = shell_word(name);
     format!(
         "there is no job list called {name:?}. If it is a command,\n\
          with arguments it is a template:  coordinator run {word} ::: ARGUMENT…  (or -a FILE, -0, --array A-B)\n\
