@@ -78,10 +78,12 @@ fn range(text: &str) -> Result<Range, String> {
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let (first, last, step): (u64, u64, u64) = (number(first)?, number(last)?, number(step)?);
     if last < first {
-        return Err(format!("{text:?} goes from {first} down to {last}"));
+        return Err(format!(
+            "{text:?} goes from {first} down to {last}; write the smaller number first"
+        ));
     }
     if step == 0 {
-        return Err(format!("{text:?} has the step 0"));
+        return Err(format!("{text:?} has the step 0; the smallest is 1"));
     }
     Ok(Range {
         first,
