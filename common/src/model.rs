@@ -1,4 +1,5 @@
-//! The subjects of messages: jobs, outcomes, hosts, times, names, and words for errors. No wire encoding, no I/O.
+//! The subjects of messages: jobs, outcomes, hosts, times, names, and words for errors. No wire
+//! encoding, no I/O.
 
 pub mod clock;
 pub mod duration;

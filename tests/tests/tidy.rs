@@ -142,9 +142,9 @@ fn the_wings_of_the_coordinator_name_only_those_below_them() {
 /// the folder beside it, too.
 const CIRCLES: &[(&str, &[&str], &str)] = &[];
 
-/// For each `src` of a crate and each folder below it the files in it, each with the files of the same folder
-/// that it names. The file above a folder (`x.rs` of `x/`) is not in it: parts name what they are
-/// parts of.
+/// For each `src` of a crate and each folder below it the files in it, each with the files of the
+/// same folder that it names. The file above a folder (`x.rs` of `x/`) is not in it: parts name what
+/// they are parts of.
 fn named_within_folders() -> BTreeMap<String, BTreeMap<&'static str, BTreeSet<&'static str>>> {
     let modules: BTreeSet<Vec<&str>> = with_tests().filter_map(Source::module).collect();
     let mut folders: BTreeMap<String, BTreeMap<_, BTreeSet<_>>> = BTreeMap::new();

@@ -24,7 +24,8 @@ pub struct AgentParts {
     /// The users whose jobs run here, in the order of their keepers; none: everybody's, with one
     /// keeper, which ends with the agent when that is stopped.
     pub users: Option<Vec<String>>,
-    /// The things that the agent before this one in the same process has left to it ([`super::driver::run`]).
+    /// The things that the agent before this one in the same process has left to it
+    /// ([`super::driver::run`]).
     pub carried: Carried,
     /// `HOST:PORT` of the coordinator.
     pub coordinator: String,

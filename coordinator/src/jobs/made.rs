@@ -34,17 +34,12 @@ impl Jobs {
         if all_fit {
             return Ok(jobs);
         }
-        let wrong = (1..=number_of_jobs).filter_map(|number| {
+        let mut wrong = (1..=number_of_jobs).filter_map(|number| {
             let why = jobs.why_not(number)?;
             Some(format!("job {number} of the template: {why}"))
         });
-        let (mut shown, mut more) = (Vec::new(), 0);
-        for why in wrong {
-            match shown.len() < MAX_SHOWN {
-                true => shown.push(why),
-                false => more += 1,
-            }
-        }
+        let mut shown: Vec<String> = wrong.by_ref().take(MAX_SHOWN).collect();
+        let more = wrong.count();
         if more > 0 {
             shown.push(format!("and {more} more errors"));
         }

@@ -118,7 +118,8 @@ impl<'t> Reading<'t, '_, '_> {
         self.take_char();
     }
 
-    /// Takes a backslash. Two lines that it joins are read as one, as the shell does; where they could be joined in the middle of something, the template is refused.
+    /// Takes a backslash. Two lines that it joins are read as one, as the shell does; where they
+    /// could be joined in the middle of something, the template is refused.
     fn backslash(&mut self) -> Result<(), String> {
         let single = self.inside.last() == Some(&Inside::Single);
         // Nothing is ours after a here-document has begun.
