@@ -37,6 +37,13 @@ pub(crate) fn parse(
         return Ok((command.try_get_matches_from(words)?, None));
     }
     let (mut head, sources) = split(words.clone());
+    // Most command lines are read once.
+    if sources.is_empty()
+        && let Ok(matches) = command.clone().try_get_matches_from(&words)
+        && !mentions_a_source(&matches)
+    {
+        return Ok((matches, None));
+    }
     let ends =
         |run: clap::Command| run.mut_arg("file", |file| file.num_args(1..).trailing_var_arg(true));
     let ended = command.clone().mut_subcommand("run", ends);
@@ -92,6 +99,14 @@ fn template(matches: &ArgMatches) -> Vec<OsString> {
     let run = matches.subcommand_matches("run");
     let words = run.and_then(|run| run.get_many::<PathBuf>("file"));
     words.into_iter().flatten().map(OsString::from).collect()
+}
+
+/// Whether an option anywhere can say where arguments are.
+fn mentions_a_source(matches: &ArgMatches) -> bool {
+    let run = matches.subcommand_matches("run");
+    run.is_some_and(|run| {
+        run.contains_id("arg_files") || run.contains_id("array") || run.get_flag("null")
+    })
 }
 
 /// Whether an option before the first other word says where arguments are.
